@@ -1,0 +1,129 @@
+# Copyright (c) 2026, the seamless.tls_alpn authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Byte spans: edit a file's own bytes and nothing else. Pure; knows no server.
+
+PRIVATE to the collection, may change at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import typing as t
+
+RECORD = b'# seamless.tls_alpn record: '
+
+
+class Edit(t.NamedTuple):
+    """Replace the bytes from ``begin`` up to ``end`` (offsets) by ``text``."""
+
+    begin: int
+    end: int
+    text: bytes
+
+
+class Record(t.NamedTuple):
+    """What was done to one file, enough to undo it.
+
+    ``sha256`` is that of the file as it was left; each of ``edits`` is (offset in the original, before, after).
+    """
+
+    path: str
+    sha256: str
+    edits: tuple[tuple[int, bytes, bytes], ...]
+
+
+def apply(data: bytes, edits: t.Iterable[Edit]) -> bytes:
+    """Give ``data`` with ``edits`` made; raise ValueError if two overlap. Edits at one place keep their order."""
+    pieces, position = [], 0
+    for edit in sorted(edits, key=lambda edit: (edit.begin, edit.end)):
+        if edit.begin < position or edit.end > len(data):
+            raise ValueError('edits overlap at byte %d' % edit.begin)
+        pieces += [data[position : edit.begin], edit.text]
+        position = edit.end
+    return b''.join(pieces) + data[position:]
+
+
+def line_of(data: bytes, offset: int) -> int:
+    """Give the line (counted from 1) of a byte offset."""
+    return data.count(b'\n', 0, offset) + 1
+
+
+def newline_of(data: bytes) -> bytes:
+    """Give the line end that the file uses."""
+    return b'\r\n' if b'\r\n' in data else b'\n'
+
+
+def digest(data: bytes) -> str:
+    """Give the SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_record(path: str, original: bytes, edits: t.Iterable[Edit]) -> Record:
+    """Describe ``edits`` of the file ``path`` so that L(undo) can take them back."""
+    ordered = sorted(edits, key=lambda edit: (edit.begin, edit.end))
+    return Record(path, digest(apply(original, ordered)), tuple((edit.begin, original[edit.begin : edit.end], edit.text) for edit in ordered))
+
+
+def render_record(record: Record) -> bytes:
+    """Give the one comment line (with its newline) that holds a record."""
+    edits = [[offset, before.decode('latin-1'), after.decode('latin-1')] for offset, before, after in record.edits]
+    return RECORD + json.dumps({'file': record.path, 'sha256': record.sha256, 'edits': edits}, sort_keys=True).encode('ascii') + b'\n'
+
+
+def read_records(data: bytes) -> list[Record]:
+    """Give the records that stand in a front's file; raise ValueError for a damaged one."""
+    records = []
+    for line in data.splitlines():
+        if line.startswith(RECORD):
+            value = json.loads(line[len(RECORD) :])
+            edits = tuple((offset, before.encode('latin-1'), after.encode('latin-1')) for offset, before, after in value['edits'])
+            records.append(Record(value['file'], value['sha256'], edits))
+    return records
+
+
+def undo(record: Record, data: bytes, is_start: t.Callable[[int], bool] = lambda offset: True) -> tuple[list[Edit], list[tuple[bytes, bytes]]]:
+    """Give the edits that take a record's changes back out of ``data``, and those (before, after) that are not there any more.
+
+    A file that is as it was left is put back exactly. In one that somebody edited since, each text is looked for in order, at
+    places where ``is_start`` says that it may begin (so that the same words in a comment are left alone).
+    """
+    edits: list[Edit] = []
+    missing: list[tuple[bytes, bytes]] = []
+    if digest(data) == record.sha256:
+        moved = 0
+        for offset, before, after in record.edits:
+            edits.append(Edit(offset + moved, offset + moved + len(after), before))
+            moved += len(after) - len(before)
+        return edits, []
+    position = 0
+    for dummy, before, after in record.edits:
+        found = data.find(after, position)
+        while found >= 0 and not is_start(found):
+            found = data.find(after, found + 1)
+        if found < 0 or not after:
+            missing.append((before, after))
+            continue
+        edits.append(Edit(found, found + len(after), before))
+        position = found + len(after)
+    return edits, missing
+
+
+def diff(changes: t.Mapping[str, tuple[bytes | None, bytes | None]]) -> list[dict[str, str]]:
+    """Give Ansible's diff (one entry a file) of ``{path: (before, after)}``, where None is a file that is not there."""
+
+    def text(data: bytes | None) -> str:
+        return '' if data is None else data.decode('utf-8', 'replace')
+
+    return [
+        {
+            'before_header': path if before is not None else '%s (absent)' % path,
+            'after_header': path if after is not None else '%s (absent)' % path,
+            'before': text(before),
+            'after': text(after),
+        }
+        for path, (before, after) in sorted(changes.items())
+        if before != after
+    ]

@@ -1,0 +1,284 @@
+# Copyright (c) 2026, the seamless.tls_alpn authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One change of several files and of the server that reads them: all of it, proven, or nothing.
+
+PRIVATE to the collection, may change at any time.
+
+Originals are kept as hidden hard links beside the files (``.NAME.seamless-old``), so that putting them back needs no space and gives
+back the very files, times included. Names that begin with a dot are matched by no include glob (glob(7)). A journal in the state
+directory names them from before the first rename until the proof; the next run finds it and puts the files back first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import signal
+import stat
+import time
+import typing as t
+
+LOCK_TIMEOUT = 300  # seconds to wait for another run on this host
+
+
+class Failed(Exception):
+    """A run that can't be done: what, where (file:line) and what to do about it."""
+
+
+class Stage(t.NamedTuple):
+    """One complete set of file contents (None: no such file), and what a client must see afterwards (for the server's ``prove``)."""
+
+    files: dict[str, bytes | None]
+    expect: t.Any = None
+
+
+class Server(t.Protocol):
+    """What a change needs to know of a server."""
+
+    def check(self, staged: t.Mapping[str, str | None]) -> None:
+        """Let the server check its configuration with these files in place of the real ones (path -> staged copy); raise Failed."""
+
+    def apply(self) -> None:
+        """Reload, and wait until the new configuration is in use; nothing where the server does not run. Raise Failed."""
+
+    def drain(self) -> None:
+        """Wait until connections that only the configuration before can serve are handed over."""
+
+    def prove(self, expect: t.Any) -> None:
+        """Raise Failed unless clients see what the stage promises."""
+
+
+def state_directory() -> str:
+    """Give the directory for locks and journals: system-wide for root, of the user otherwise."""
+    if os.geteuid() == 0:
+        return '/var/lib/seamless-tls-alpn'
+    return os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.expanduser('~/.local/state'), 'seamless-tls-alpn')
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sibling(target: str, suffix: str) -> str:
+    return os.path.join(os.path.dirname(target), '.%s.seamless-%s' % (os.path.basename(target), suffix))
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _write(path: str, content: bytes, like: str | None, mode: int = 0o644) -> None:
+    """Write a new file, durable, with owner, mode and extended attributes (SELinux label, ACL) of ``like``."""
+    _remove(path)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, 'wb') as stream:
+        stream.write(content)
+        if like is not None:
+            status = os.stat(like)
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(stream.fileno(), status.st_uid, status.st_gid)
+            mode = stat.S_IMODE(status.st_mode)
+            for name in os.listxattr(like):
+                with contextlib.suppress(OSError):  # not every file system or user may set every attribute
+                    os.setxattr(stream.fileno(), name, os.getxattr(like, name))
+        os.fchmod(stream.fileno(), mode)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def _interruptible() -> t.Iterator[None]:
+    """Turn the signals that end a run into exceptions, so that a change is put back."""
+
+    def interrupt(number: int, dummy: t.Any) -> None:
+        raise Failed('interrupted by %s' % signal.Signals(number).name)
+
+    before = [signal.signal(number, interrupt) for number in _ENDING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_ENDING, before):
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Transaction:
+    """The right to change one server's configuration, named by ``key`` (its main file): lock, journal, change.
+
+    ``recovered`` tells that a run before this one was killed and that its files were put back just now.
+    """
+
+    def __init__(self, key: str, backup_dir: str | None = None) -> None:
+        name = re.sub(r'[^A-Za-z0-9.]+', '-', os.path.realpath(key)).strip('-')
+        self._directory = state_directory()
+        self._lock_path = os.path.join(self._directory, name + '.lock')
+        self._journal = os.path.join(self._directory, name + '.json')
+        self._backup_dir = backup_dir
+        self._targets: dict[str, str] = {}
+        self._existed: dict[str, bool] = {}
+        self.recovered = False
+        self.backup: str | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a killed run left files to put back (for check mode, which puts nothing back)."""
+        return os.path.exists(self._journal)
+
+    def __enter__(self) -> Transaction:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(self._lock)
+                    raise Failed('another run has held %s for %d seconds; wait for it to end' % (self._lock_path, LOCK_TIMEOUT)) from None
+                time.sleep(0.1)
+        if self.interrupted:
+            self._recover()
+        return self
+
+    def __exit__(self, *dummy: object) -> None:
+        os.close(self._lock)
+
+    def _recover(self) -> None:
+        try:
+            with open(self._journal, encoding='utf-8') as stream:
+                journal = json.load(stream)
+        except ValueError as error:
+            raise Failed('%s: not a journal (%s); look at the files that it should name, then remove it' % (self._journal, error)) from error
+        self._targets, self._existed = journal['targets'], journal['existed']
+        self._restore()
+        self._end()
+        self.recovered = True
+
+    def change(self, stages: t.Sequence[Stage], server: Server) -> None:
+        """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise."""
+        with _interruptible():
+            self._begin(sorted({path for stage in stages for path in stage.files}))
+            applied = False
+            try:
+                for number, stage in enumerate(stages):
+                    if number:
+                        server.drain()
+                    staged = self._stage(stage)
+                    server.check(staged)
+                    applied = True
+                    self._commit(staged)
+                    server.apply()
+                    server.prove(stage.expect)
+            except BaseException as error:
+                _ignore_signals()
+                self._put_back(server if applied else None, error)
+                raise
+            _ignore_signals()
+            self._end()
+
+    def _begin(self, paths: t.Sequence[str]) -> None:
+        self._targets = {path: os.path.realpath(path) for path in paths}
+        self._existed = {target: os.path.exists(target) for target in self._targets.values()}
+        for path, target in self._targets.items():
+            if self._existed[target] and not os.path.isfile(target):
+                raise Failed('%s: not a regular file' % path)
+            _remove(_sibling(target, 'old'))  # of a run that was killed when all but this was done
+        self._keep_backup()
+        temporary = self._journal + '.new'
+        try:
+            _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed}).encode(), None, 0o600)
+            os.rename(temporary, self._journal)
+            _sync_directory(self._directory)
+        except OSError as error:
+            _remove(temporary)
+            raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
+
+    def _keep_backup(self) -> None:
+        if self._backup_dir is None:
+            return
+        self.backup = os.path.join(self._backup_dir, time.strftime('%Y-%m-%dT%H%M%S') + '.%d' % os.getpid())
+        try:
+            for target in self._targets.values():
+                if os.path.exists(target):
+                    copy = self.backup + target
+                    os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+                    with open(target, 'rb') as stream:
+                        _write(copy, stream.read(), target)
+        except OSError as error:
+            raise Failed('%s: the backup can not be written (%s); nothing was changed' % (self.backup, error.strerror)) from error
+
+    def _stage(self, stage: Stage) -> dict[str, str | None]:
+        staged: dict[str, str | None] = {}
+        for path, content in stage.files.items():
+            target = self._targets[path]
+            if content is None:
+                staged[path] = None
+                continue
+            temporary = _sibling(target, 'new')
+            try:
+                _write(temporary, content, target if os.path.exists(target) else None)
+            except OSError as error:
+                raise Failed('%s: can not be written: %s' % (target, error.strerror)) from error
+            staged[path] = temporary
+        return staged
+
+    def _commit(self, staged: t.Mapping[str, str | None]) -> None:
+        for path, temporary in staged.items():
+            target = self._targets[path]
+            try:
+                if os.path.exists(target) and not os.path.exists(_sibling(target, 'old')):
+                    os.link(target, _sibling(target, 'old'))
+                if temporary is not None:
+                    os.rename(temporary, target)
+                else:
+                    _remove(target)
+            except OSError as error:
+                raise Failed('%s: can not be replaced: %s' % (target, error.strerror)) from error
+        for directory in {os.path.dirname(self._targets[path]) for path in staged}:
+            _sync_directory(directory)
+
+    def _restore(self) -> None:
+        """Give every file back as it was; one that existed and has no kept original has not been touched yet."""
+        for target, existed in self._existed.items():
+            old = _sibling(target, 'old')
+            if os.path.exists(old):
+                os.rename(old, target)
+                _remove(old)  # rename(2) does nothing between two links of one file
+            elif not existed:
+                _remove(target)
+            _remove(_sibling(target, 'new'))
+        for directory in {os.path.dirname(target) for target in self._existed}:
+            _sync_directory(directory)
+
+    def _put_back(self, server: Server | None, error: BaseException) -> None:
+        try:
+            self._restore()
+            if server is not None:
+                server.apply()
+        except (Failed, OSError) as second:
+            raise Failed('%s; and putting the files back failed: %s' % (error, second)) from error
+        self._end()
+
+    def _end(self) -> None:
+        _remove(self._journal)  # from here on the change stands
+        _sync_directory(self._directory)
+        for target in self._existed:
+            _remove(_sibling(target, 'old'))
