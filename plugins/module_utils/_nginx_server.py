@@ -1,0 +1,193 @@
+# Copyright (c) 2026, the seamless.tls_alpn authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The running nginx: let it check files that are not in place yet, reload it and see that it took them, and prove what clients get.
+
+PRIVATE to the collection, may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import ssl
+import typing as t
+
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import _probe, _process, _spans
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Config, Statement, included_files, parse
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
+
+RELOAD_TIMEOUT = 60  # seconds for a new generation of workers
+DRAIN_TIMEOUT = 65  # seconds; longer than the front's preread_timeout, after which no connection waits to be handed over
+
+
+class Expect(t.NamedTuple):
+    """What clients must see after a stage: the sites as before, and with ``responder`` that acme-tls/1 reaches it."""
+
+    before: list[_probe.Handshake]
+    responder: tuple[str, int] | None
+    renewed: set[str]
+
+
+class NginxServer:
+    """One nginx: its program, main file and prefix, and how it is reloaded ('auto', 'systemd', 'signal', 'none')."""
+
+    def __init__(self, run: _process.Run, capability: t.Mapping[str, t.Any], main: str, prefix: str | None, reload: str) -> None:
+        self._run = run
+        self._argv = [capability['binary']] + (['-p', prefix] if prefix else [])
+        self._main = main
+        self._prefix = prefix or capability['prefix']
+        self._pid_path = capability['pid_path']
+        self._error_log = capability['error_log_path']
+        self._reload = reload
+        self._before_last: dict[int, int] = {}
+        self.reloaded = False
+        self.verified: list[_probe.Handshake] = []
+
+    def learn(self, config: Config) -> None:
+        """Take where the PID and the error log are from the configuration, where it says so (main context)."""
+        for place in config.places():
+            if not place.blocks and place.statement.name in ('pid', 'error_log') and place.statement.arguments:
+                path = place.statement.arguments[0]
+                setattr(self, '_pid_path' if place.statement.name == 'pid' else '_error_log', os.path.join(self._prefix, path))
+
+    def test(self, main: str | None = None) -> None:
+        """Run `nginx -t` on the configuration as it is (or on another main file); raise Failed with what nginx says."""
+        code, dummy, err = self._run([*self._argv, '-t', '-q', '-c', main or self._main])
+        if code:
+            raise Failed('nginx does not accept the configuration: %s' % err.strip())
+
+    def master(self) -> int | None:
+        """Give the PID of the running master, or None."""
+        try:
+            with open(self._pid_path, encoding='ascii') as stream:
+                pid = int(stream.read())
+        except (OSError, ValueError):
+            return None
+        return pid if ' '.join(_process.command_line(pid)).startswith('nginx: master') else None
+
+    def check(self, staged: t.Mapping[str, str | None]) -> None:
+        """Let nginx check the configuration with the staged files in place of the real ones (by real path).
+
+        nginx is given hidden copies of the files whose includes lead to a staged one, with the paths spelled out.
+        """
+        copies: list[str] = []
+        try:
+            self.test(self._view(self._main, staged, copies))
+        finally:
+            for copy in copies:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(copy)
+
+    def _view(self, path: str, staged: t.Mapping[str, str | None], copies: list[str]) -> str:
+        stands = staged.get(os.path.realpath(path)) or path
+        with open(stands, 'rb') as stream:
+            data = stream.read()
+        edits = []
+        for statement in _includes(parse(data, path)):
+            files = [file for file in included_files(self._main, statement.arguments[0]) if staged.get(os.path.realpath(file), '') is not None]
+            views = [self._view(file, staged, copies) if os.path.isfile(file) or os.path.realpath(file) in staged else file for file in files]
+            if views != files:
+                edits.append(_spans.Edit(statement.begin, statement.end, b' '.join(b'include "%s";' % os.fsencode(view) for view in views)))
+        if not edits and (stands == path or path != self._main):
+            return stands
+        # Beside the main file, since nginx takes relative paths from its directory.
+        copy = os.path.join(os.path.dirname(path), '.%s.seamless-view' % os.path.basename(path))
+        copies.append(copy)
+        with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'wb') as stream:
+            stream.write(_spans.apply(data, edits))
+        return copy
+
+    def _workers(self, master: int) -> dict[int, int]:
+        """Give the workers that take connections, with the time they started."""
+        workers = {}
+        for pid in _process.children(master):
+            title = ' '.join(_process.command_line(pid))
+            if title.startswith('nginx: worker process') and 'shutting down' not in title:
+                workers[pid] = _process.started(pid)
+        return workers
+
+    def apply(self) -> None:
+        """Reload, and wait until new workers have taken over; a stopped nginx stays stopped.
+
+        The reload's own success says nothing: nginx keeps the old configuration when it can't use the new one (ngx_cycle.c).
+        """
+        master = self.master()
+        if master is None or self._reload == 'none':
+            return
+        _process.await_ready(master, signal.SIGHUP)
+        old = self._workers(master)
+        log = self._log_size()
+        unit = _process.unit_of(self._run, master) if self._reload in ('auto', 'systemd') else None
+        if unit is not None:
+            _process.reload_unit(self._run, unit)
+        elif self._reload == 'systemd':
+            raise Failed('nginx (process %d) is not the main process of a systemd unit; choose reload: signal or auto' % master)
+        else:
+            code, dummy, err = self._run([*self._argv, '-c', self._main, '-s', 'reload'])
+            if code:
+                raise Failed('nginx -s reload: %s' % err.strip())
+        refused: list[str] = []
+
+        def is_decided() -> bool:
+            now = self._workers(master)
+            if now.items() - old.items() and not now.items() & old.items():
+                return True
+            if not _process.is_alive(master):
+                refused.append('nginx ended')
+            elif not now.items() - old.items():
+                # A bind is tried five times, half a second apart, before "still could not bind()".
+                refused[:] = [line for line in self._log_since(log) if '[emerg]' in line and ' bind() to ' not in line]
+            return bool(refused)
+
+        if not _process.wait_for(is_decided, RELOAD_TIMEOUT) or refused:
+            messages = [line for line in self._log_since(log) if '[emerg]' in line or '[alert]' in line]
+            raise Failed('nginx did not take the new configuration and kept the old one: %s' % ('\n'.join(messages) or 'no new worker appeared; see its error log'))
+        self._before_last = old
+        self.reloaded = True
+
+    def _log_size(self) -> int:
+        try:
+            return os.path.getsize(self._error_log)
+        except OSError:
+            return 0
+
+    def _log_since(self, offset: int) -> list[str]:
+        try:
+            with open(self._error_log, encoding='utf-8', errors='replace') as stream:
+                stream.seek(offset)
+                return stream.read().splitlines()
+        except OSError:
+            return []
+
+    def drain(self) -> None:
+        """Wait until the workers of the generation before have ended, or can't have a connection left that waits for its ClientHello."""
+        _process.wait_for(lambda: not any(_process.started(pid) == when for pid, when in self._before_last.items()), DRAIN_TIMEOUT)
+
+    def prove(self, expect: Expect) -> None:
+        """Make the handshakes that a stage promises, where nginx runs and was reloaded; raise Failed."""
+        if self.reloaded and expect.before:
+            self.verified = _probe.prove(expect.before, expect.responder, expect.renewed)
+
+
+def _includes(statements: list[Statement]) -> t.Iterator[Statement]:
+    for statement in statements:
+        if statement.name == 'include' and statement.block is None:
+            yield statement
+        yield from _includes(statement.block or [])
+
+
+def certificates(config: Config) -> set[str]:
+    """Give the SHA-256 of the certificates on disk, any of which a reload may begin to serve (renewed since the last one)."""
+    found = set()
+    for place in config.places():
+        if place.statement.name == 'ssl_certificate' and place.statement.arguments:
+            with contextlib.suppress(OSError, ValueError):
+                with open(os.path.join(os.path.dirname(config.main), place.statement.arguments[0]), encoding='ascii', errors='replace') as stream:
+                    text = stream.read()
+                begin, end = text.index('-----BEGIN CERTIFICATE-----'), text.index('-----END CERTIFICATE-----')
+                found.add(hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin:end] + '-----END CERTIFICATE-----')).hexdigest())
+    return found
