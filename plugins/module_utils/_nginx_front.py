@@ -83,14 +83,17 @@ class Base(t.NamedTuple):
 
 
 class Front(t.NamedTuple):
-    """A front, decided: the edits of the operator's files (by real path), the front's own file, and what to report."""
+    """A front, decided: the edits of the operator's files (by real path), the front's own file, and what to report.
+
+    ``endpoints`` are the loopback listens that it needs, each with what it is for (a public listen's key, or 'responder').
+    """
 
     handoff: str
     publics: list[Public]
     edits: dict[str, list[_spans.Edit]]
     content: bytes
     listens: list[Listen]
-    ports: list[tuple[str, int]]
+    endpoints: dict[str, str]
     warnings: list[str]
 
 
@@ -238,7 +241,7 @@ def _choose_handoff(wanted: str, can: Abilities, obstacle: str | None, proxied: 
     }
     if proxied is not None:
         for handoff in ('pass', 'plain'):
-            without[handoff] = '%s: clients speak the PROXY protocol here, which only the handoff proxy_protocol carries on' % proxied
+            without[handoff] = '%s: clients speak the PROXY protocol here, which only the handoff proxy_protocol carries on' % (proxied,)
     if wanted != 'auto':
         if without[wanted]:
             raise Failed('handoff %s is not possible: %s' % (wanted, without[wanted]))
@@ -275,7 +278,8 @@ def _backends(moved: list[_Moved], port: int, can: Abilities) -> tuple[dict[str,
 
 
 def _stream_options(options: t.Iterable[str], version: tuple[int, ...]) -> tuple[tuple[str, ...], list[str]]:
-    kept, dropped = [], []
+    kept: list[str] = []
+    dropped: list[str] = []
     for option in dict.fromkeys(options):
         (kept if version >= _STREAM_SINCE.get(option.partition('=')[0], (0,)) else dropped).append(option)
     return tuple(kept), dropped
@@ -353,8 +357,10 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
     proxied = next((one.place for one in moved if 'proxy_protocol' in one.place.statement.arguments), None)
     handoff, warnings = _choose_handoff(wanted.handoff, can, _obstacle(moved, settings), proxied)
     backends, following = _backends(moved, wanted.backend_port, can)
-    ports = list(backends.values()) + ([('127.0.0.1', following)] if handoff != 'plain' else [])
-    _refuse_taken(config, wanted, ports)
+    endpoints = {'%s:%d' % backend: key for key, backend in backends.items()}
+    if handoff != 'plain':
+        endpoints['127.0.0.1:%d' % following] = 'responder'
+    _refuse_taken(config, wanted, endpoints)
 
     edits: dict[str, dict[int, tuple[_spans.Edit, Place]]] = {}
     listens: list[Listen] = []
@@ -369,7 +375,7 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
         known = edits.setdefault(os.path.realpath(one.place.path), {})
         edit = _spans.Edit(statement.begin, statement.end, text)
         if known.setdefault(statement.begin, (edit, one.place))[0] != edit:
-            raise Failed('%s: the servers that include this listen need it to be changed in different ways; write it in each of them' % one.place)
+            raise Failed('%s: the servers that include this listen need it to be changed in different ways; write it in each of them' % (one.place,))
         listen = Listen(one.place.path, statement.line, statement.arguments[0], backend)
         if listen not in listens:
             listens.append(listen)
@@ -380,27 +386,26 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
 
     names = public_names(config, wanted.https_port, resolve)
     publics = []
-    for key, backend in backends.items():
+    for key, (host, port) in backends.items():
         options, dropped = _stream_options(
             (word for one in moved if one.key == key for word in one.place.statement.arguments[1:] if SOCKET_OPTIONS.match(word)), can.version
         )
         warnings += ['listen %s: %s is left out of the front, since stream of this nginx does not know it' % (names[key][0], word) for word in dropped]
-        publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % backend, tuple(names[key][2])))
-    trusted = [
-        place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None
-    ]
-    content = _render(config, wanted, handoff, publics, following, plain, stream is None, list(dict.fromkeys(trusted)), ports)
-    return Front(handoff, publics, plain, content, listens, ports, warnings)
+        publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % (host, port), tuple(names[key][2])))
+    trusted = [place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None]
+    content = _render(config, wanted, handoff, publics, following, plain, stream is None, list(dict.fromkeys(trusted)), endpoints)
+    return Front(handoff, publics, plain, content, listens, endpoints, warnings)
 
 
-def _refuse_taken(config: Config, wanted: Wanted, ports: list[tuple[str, int]]) -> None:
+def _refuse_taken(config: Config, wanted: Wanted, endpoints: t.Collection[str]) -> None:
+    ports = [(host, int(port)) for host, dummy, port in (endpoint.rpartition(':') for endpoint in endpoints)]
     for place in config.places():
         if place.statement.name != 'listen' or place.context[-1:] != ('server',) or len(place.statement.words) < 2:
             continue
         address = parse_address(place.statement.arguments[0])
-        for host, port in ports + [(wanted.acme_host, wanted.acme_port)]:
-            if address is not None and address.covers(port) and port != wanted.https_port and address.host in ('', '0.0.0.0', '[::]', host, 'localhost'):
-                raise Failed('%s: port %d is used here already; choose another backend_port or acme_port' % (place, port))
+        for host, port in ports:
+            if address is not None and address.covers(port) and address.host in ('', '0.0.0.0', '[::]', host, 'localhost'):
+                raise Failed('%s: port %d is used here already; choose another backend_port' % (place, port))
     if wanted.https_port in [port for dummy, port in ports]:
         raise Failed('backend_port %d reaches into the public port %d; choose another' % (wanted.backend_port, wanted.https_port))
     if (wanted.acme_host, wanted.acme_port) in ports or ports[-1][1] > 65535:
@@ -416,7 +421,7 @@ def _render(
     edits: dict[str, list[_spans.Edit]],
     own_stream: bool,
     trusted: list[str],
-    ports: list[tuple[str, int]],
+    endpoints: dict[str, str],
 ) -> bytes:
     host = '[%s]' % wanted.acme_host if ':' in wanted.acme_host else wanted.acme_host
     responder = '%s:%d' % (host, wanted.acme_port)
@@ -424,11 +429,15 @@ def _render(
         'handoff': handoff,
         'https_port': wanted.https_port,
         'responder': responder,
-        'ports': ports,
-        'backends': {public.key: public.backend for public in publics},
+        'endpoints': endpoints,
     }
     lines = []
     for number, public in enumerate(publics):
+        hands_over = {
+            'pass': ['pass $seamless_tls_alpn_%d;'],
+            'proxy_protocol': ['proxy_protocol on;', 'proxy_pass $seamless_tls_alpn_%d;', 'proxy_timeout 24d;'],
+            'plain': ['proxy_pass $seamless_tls_alpn_%d;', 'proxy_timeout 24d;'],
+        }[handoff]
         lines += [
             'map $ssl_preread_alpn_protocols $seamless_tls_alpn_%d {' % number,
             '    "~^acme-tls/1$" %s;' % (responder if handoff == 'plain' else '127.0.0.1:%d' % strip),
@@ -439,11 +448,7 @@ def _render(
             *['    set_real_ip_from %s;' % address for address in trusted if public.proxied],
             '    ssl_preread on;',
             '    preread_timeout 60s;',
-            *({
-                'pass': ['    pass $seamless_tls_alpn_%d;' % number],
-                'proxy_protocol': ['    proxy_protocol on;', '    proxy_pass $seamless_tls_alpn_%d;' % number, '    proxy_timeout 24d;'],
-                'plain': ['    proxy_pass $seamless_tls_alpn_%d;' % number, '    proxy_timeout 24d;'],
-            }[handoff]),
+            *['    ' + line.replace('%d', str(number)) for line in hands_over],
             '}',
         ]
     if handoff != 'plain':
@@ -502,12 +507,13 @@ def changes(current: Config, files: t.Mapping[str, bytes | None]) -> dict[str, b
 
 
 def needs_handing_back(base: Base, front: Front) -> bool:
-    """Whether the front that stands hands connections to where the new one does not listen in the same way."""
-    if base.front is None:
-        return False
-    backends = {public.key: public.backend for public in front.publics}
-    stands = base.front['backends']
-    return bool(base.front['handoff'] != front.handoff or any(backends.get(key, backend) != backend for key, backend in stands.items()))
+    """Whether the new front uses an endpoint of the one that stands for something else, or not at all.
+
+    For a moment workers of both generations accept on an endpoint, so what arrives there has to mean the same to both.
+    """
+    return base.front is not None and (
+        base.front['handoff'] != front.handoff or any(front.endpoints.get(endpoint) != use for endpoint, use in base.front['endpoints'].items())
+    )
 
 
 def steps(current: Config, base: Base, front: Front | None, running: bool) -> list[dict[str, bytes | None]]:
@@ -516,10 +522,8 @@ def steps(current: Config, base: Base, front: Front | None, running: bool) -> li
     if not final:
         return []
     if running and base.front is not None and (front is None or needs_handing_back(base, front)):
-        between = handing_back(base, current)
-        # What only the last step changes is not in the one between, and what that changed has to be set again.
-        wanted = contents(base, front) if front else original(base)
-        return [between, {path: content for path, content in wanted.items() if path in final or path in between}]
+        down = [handing_back(base, current), original(base)]
+        return [*down, contents(base, front)] if front else down
     return [final]
 
 

@@ -145,7 +145,8 @@ class NginxServer:
 
         if not _process.wait_for(is_decided, RELOAD_TIMEOUT) or refused:
             messages = [line for line in self._log_since(log) if '[emerg]' in line or '[alert]' in line]
-            raise Failed('nginx did not take the new configuration and kept the old one: %s' % ('\n'.join(messages) or 'no new worker appeared; see its error log'))
+            reason = '\n'.join(messages) or 'no new worker appeared; see %s' % self._error_log
+            raise Failed('nginx did not take the new configuration and kept the old one: %s' % reason)
         self._before_last = old
         self.reloaded = True
 

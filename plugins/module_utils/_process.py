@@ -106,5 +106,5 @@ def reload_unit(run: Run, unit: str) -> None:
     """Let systemd reload the unit; raise Failed with what it says."""
     code, out, err = run(['systemctl', 'reload', unit])
     if code:
-        dummy, journal, dummy = run(['journalctl', '--quiet', '--no-pager', '--lines', '10', '--output', 'cat', '--unit', unit])
+        dummy, journal, dummy2 = run(['journalctl', '--quiet', '--no-pager', '--lines', '10', '--output', 'cat', '--unit', unit])
         raise Failed('systemctl reload %s: %s\n%s' % (unit, (err or out).strip(), journal.strip()))

@@ -187,12 +187,13 @@ def endpoints(config: Config, port: int) -> dict[_probe.Endpoint, list[str]]:
     return {endpoint: names for endpoint, names in found.items() if _probe.is_reachable(endpoint)}
 
 
-def refuse_taken(ports: list[tuple[str, int]], own: list[list[t.Any]]) -> None:
-    """Raise Failed if somebody else listens on a port that the front needs."""
-    for host, port in ports:
-        if [host, port] not in own and not _probe.is_free(host.strip('[]'), port):
-            owner = ', '.join(sorted({'%s (process %s)' % (one.process, one.pid) for one in _listeners.listeners(port)}))
-            raise Failed('%s:%d is in use by %s; choose another backend_port' % (host, port, owner or 'another process'))
+def refuse_taken(wanted: t.Collection[str], own: t.Collection[str]) -> None:
+    """Raise Failed if somebody else listens on an endpoint that the front needs."""
+    for endpoint in wanted:
+        host, dummy, port = endpoint.rpartition(':')
+        if endpoint not in own and not _probe.is_free(host.strip('[]'), int(port)):
+            owner = ', '.join(sorted({'%s (process %s)' % (one.process, one.pid) for one in _listeners.listeners(int(port))}))
+            raise Failed('%s is in use by %s; choose another backend_port' % (endpoint, owner or 'another process'))
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
@@ -237,7 +238,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             wanted = _nginx_front.Wanted(*[params[name] for name in _nginx_front.Wanted._fields])
             front = _nginx_front.decide(base, wanted, can, resolve)
             warnings += front.warnings
-            refuse_taken(front.ports, base.front['ports'] if base.front else [])
+            refuse_taken(front.endpoints, base.front['endpoints'] if base.front else ())
         steps = _nginx_front.steps(current, base, front, running)
         before = []
         if running and params['verify'] and (front or base.front):

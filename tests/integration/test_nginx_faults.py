@@ -1,0 +1,155 @@
+"""What goes wrong: the sites go on, the files are as they were, and the next run converges."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+
+import harness
+import pytest
+from nginx_site import NginxSite
+
+
+def as_before(site: NginxSite, before: harness.Picture) -> None:
+    assert site.picture() == before
+    for name in ('a.example', 'b.example'):
+        assert site.answers(name)
+
+
+def test_broken_before(site: NginxSite) -> None:
+    site.write('broken', 'server { listen 80; nonsense; }\n')
+    before = site.picture()
+    assert 'unknown directive "nonsense"' in site.run().message
+    as_before(site, before)
+
+
+def test_refused_by_nginx(site: NginxSite) -> None:
+    """What only nginx can know: `mail` has this port as well, on an address that nobody would guess."""
+    before = site.picture()
+    assert 'port' in site.run(acme_port=site.backend).message
+    as_before(site, before)
+
+
+def test_backend_port_taken(site: NginxSite) -> None:
+    before = site.picture()
+    with socket.create_server(('127.0.0.1', site.backend)):
+        assert str(site.backend) in site.run().message
+    as_before(site, before)
+    assert site.run().changed
+
+
+def test_reload_not_applied(site: NginxSite) -> None:
+    """`nginx -t` and the reload both succeed; nginx keeps the old configuration, since an address of a new one is taken."""
+    other = harness.free_ports(1)[0]
+    with socket.create_server(('127.0.0.1', other)):
+        site.write('other', 'server { listen 127.0.0.1:%d; return 204; }\n' % other)
+        before = site.picture()
+        with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
+            message = site.run().message
+        assert 'Address already in use' in message or 'still could not bind' in message
+        as_before(site, before)
+    assert site.run().changed
+    assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a.example 127.0.0.9\n'
+
+
+def test_directory_that_can_not_be_written(site: NginxSite) -> None:
+    before = site.picture()
+    directory = site.conf / 'sites-available'
+    subprocess.run(['mount', '--bind', str(directory), str(directory)], check=True)
+    try:
+        subprocess.run(['mount', '-o', 'remount,ro,bind', str(directory)], check=True)
+        assert 'Read-only' in site.run().message
+        as_before(site, before)
+    finally:
+        subprocess.run(['umount', str(directory)], check=True)
+    assert site.run().changed
+
+
+def test_disk_full(site: NginxSite) -> None:
+    directory = site.conf / 'sites-available'
+    text = {path.name: path.read_bytes() for path in directory.iterdir()}
+    subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', str(directory)], check=True)
+    try:
+        for name, content in text.items():
+            (directory / name).write_bytes(content)
+        with open(directory / 'filler', 'wb') as filler:
+            try:
+                while True:
+                    filler.write(b'x' * 4096)
+                    filler.flush()
+            except OSError:
+                pass
+        before = site.picture()
+        assert 'No space left' in site.run().message
+        as_before(site, before)
+        (directory / 'filler').unlink()
+        assert site.run().changed
+        assert site.run(state='absent').changed
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == text
+    finally:
+        site.stop()
+        subprocess.run(['umount', str(directory)], check=True)
+
+
+@pytest.mark.parametrize('state', ['present', 'absent'])
+def test_killed_between_renames(site: NginxSite, state: str) -> None:
+    """SIGKILL before each rename: the sites serve throughout, and the next run puts things right."""
+    original = site.picture()
+    if state == 'absent':
+        assert site.run().changed
+    with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
+        for number in range(1, 30):
+            killed = site.run(environment={'KILL_BEFORE_RENAME': str(number)}, state=state)
+            if killed.code != -signal.SIGKILL:
+                break
+        else:
+            pytest.fail('it never came to its end')
+        assert number > 4
+        assert not site.run(state=state).changed
+    if state == 'present':
+        assert harness.get(site.port, 'b.example', source='127.0.0.9').body == 'b.example 127.0.0.9\n'
+        assert site.run(state='absent').changed
+    assert site.picture().bytes == original.bytes
+
+
+def test_terminated(site: NginxSite, tmp_path: pathlib.Path) -> None:
+    """SIGTERM in the middle puts everything back at once."""
+    before = site.picture()
+    go_on = tmp_path / 'go-on'
+    process = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, STOP_BEFORE_RENAME='3', GO_ON=str(go_on))
+    harness.wait_for((tmp_path / 'go-on.waiting').exists, 'the module did not come to its third rename')
+    os.kill(process.pid, signal.SIGTERM)
+    assert 'SIGTERM' in harness.end_module(process).message
+    as_before(site, before)
+    assert site.run().changed
+
+
+def test_two_at_once(site: NginxSite, tmp_path: pathlib.Path) -> None:
+    """The second waits for the first and finds nothing to do."""
+    go_on = tmp_path / 'go-on'
+    first = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, STOP_BEFORE_RENAME='3', GO_ON=str(go_on))
+    harness.wait_for((tmp_path / 'go-on.waiting').exists, 'the first run did not come to its third rename')
+    second = harness.start_module('nginx_alpn_stream', site.arguments(), site.root)
+    go_on.touch()
+    assert harness.end_module(first).changed
+    assert not harness.end_module(second).changed
+
+
+def test_reload_of_somebody_else_is_under_way(site: NginxSite) -> None:
+    """A master that has not taken an earlier SIGHUP yet: its workers are not taken for ours."""
+    os.kill(site.master, signal.SIGSTOP)
+    os.kill(site.master, signal.SIGHUP)
+    process = harness.start_module('nginx_alpn_stream', site.arguments(), site.root)
+    harness.wait_for(lambda: 'seamless-tls-alpn.conf' in site.main.read_text(), 'the module did not change the files')
+    os.kill(site.master, signal.SIGCONT)
+    assert harness.end_module(process).changed
+    assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a.example 127.0.0.9\n'
+
+
+def test_backup(site: NginxSite) -> None:
+    text = site.main.read_bytes()
+    backup = site.run(backup_dir=str(site.root / 'backup')).value['backup']
+    assert pathlib.Path(backup + str(site.main)).read_bytes() == text
