@@ -42,6 +42,11 @@ def is_alive(pid: int) -> bool:
     return _status(pid).get('State', 'Z')[0] not in 'ZX'
 
 
+def parent(pid: int) -> int:
+    """Give the PID of the process's parent, or 0 if it is gone."""
+    return int(_status(pid).get('PPid', '0'))
+
+
 def started(pid: int) -> int:
     """Give when the process started, in clock ticks since the boot (proc(5), stat field 22), or 0 if it is gone. With it, a PID is unique."""
     try:
@@ -102,9 +107,13 @@ def unit_of(run: Run, pid: int) -> str | None:
     return None
 
 
+def journal(run: Run, unit: str) -> str:
+    """Give the last lines that the unit logged."""
+    return run(['journalctl', '--quiet', '--no-pager', '--lines', '10', '--output', 'cat', '--unit', unit])[1].strip()
+
+
 def reload_unit(run: Run, unit: str) -> None:
     """Let systemd reload the unit; raise Failed with what it says."""
     code, out, err = run(['systemctl', 'reload', unit])
     if code:
-        dummy, journal, dummy2 = run(['journalctl', '--quiet', '--no-pager', '--lines', '10', '--output', 'cat', '--unit', unit])
-        raise Failed('systemctl reload %s: %s\n%s' % (unit, (err or out).strip(), journal.strip()))
+        raise Failed('systemctl reload %s: %s\n%s' % (unit, (err or out).strip(), journal(run, unit)))

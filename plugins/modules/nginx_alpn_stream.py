@@ -166,6 +166,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _capability, _listeners, _nginx_front, _probe, _spans
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_nginx import nginx_capability
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import CROSSPLANE_ERROR, HAS_CROSSPLANE, Config, read
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_server import Expect, NginxServer, certificates
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
@@ -206,7 +207,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     binary = _capability.find_binary(['nginx'], params['binary'])
     if binary is None:
         raise Failed('%s: there is no nginx; install it, or say where it is with binary' % (params['binary'] or 'nginx'))
-    capability = _capability.nginx_capability(command, binary, params['config'], params['prefix'])
+    capability = nginx_capability(command, binary, params['config'], params['prefix'])
     main = params['config'] or capability['config_path']
     server = NginxServer(command, capability, main, params['prefix'], params['reload'])
     transaction = None if module.check_mode else Transaction(main, params['backup_dir'])

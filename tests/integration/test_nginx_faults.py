@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -75,13 +76,9 @@ def test_disk_full(site: NginxSite) -> None:
     try:
         for name, content in text.items():
             (directory / name).write_bytes(content)
-        with open(directory / 'filler', 'wb') as filler:
-            try:
-                while True:
-                    filler.write(b'x' * 4096)
-                    filler.flush()
-            except OSError:
-                pass
+        with contextlib.suppress(OSError), open(directory / 'filler', 'wb', buffering=0) as filler:
+            while True:
+                filler.write(b'x' * 4096)
         before = site.picture()
         assert 'No space left' in site.run().message
         as_before(site, before)
