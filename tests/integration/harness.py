@@ -11,11 +11,12 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 
 HERE = pathlib.Path(__file__).parent
-LOAD = pathlib.Path(os.environ.get('LOADPY', HERE.parent / 'load' / 'load.py'))
+LOAD = HERE.parent / 'load' / 'load.py'
 PATIENCE = 60  # seconds; a loaded machine is slow
 
 
@@ -194,3 +195,44 @@ class Traffic:
         if kind is None:
             self.counts = json.loads(self._report.read_text())
             assert self.counts['failed'] == 0 and self.counts['served'] > 0, (self.counts, err)
+
+
+class Responder:
+    """A TLS server at the responder's address that chooses acme-tls/1 (as openssl s_server does for acme.sh)."""
+
+    def __init__(self, port: int, work: pathlib.Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate(work, 'challenge.example'))
+        context.set_alpn_protocols(['acme-tls/1'])
+        self._socket = context.wrap_socket(socket.create_server(('127.0.0.1', port)), server_side=True)
+        self.certificate = fingerprint(work / 'challenge.example.pem')
+
+    def __enter__(self) -> Responder:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                self._socket.accept()[0].close()
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+
+    def __exit__(self, *dummy: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def offer(port: int, protocols: t.Sequence[str], address: str = '127.0.0.1', sni: str = 'a.example') -> tuple[str | None, str | None]:
+    """Make a handshake that offers these protocols; give the certificate and what was chosen, or None and None where it is refused."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(list(protocols))
+    try:
+        with socket.create_connection((address, port), PATIENCE) as plain, context.wrap_socket(plain, server_hostname=sni) as secured:
+            return hashlib.sha256(secured.getpeercert(True)).hexdigest(), secured.selected_alpn_protocol()
+    except ssl.SSLError:
+        return None, None

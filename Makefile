@@ -1,0 +1,81 @@
+# Set-up, tests and demo of the collection; `make demo` and `make test` do all that they need.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+CACHE := $(CURDIR)/.cache
+BIN := $(CURDIR)/.venv/bin
+TREE := $(CACHE)/tree
+# The first of these that is Python 3.11 or later and can make virtual environments.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$python; break; }; done)
+SCENARIOS ?= nginx haproxy apache fleet
+export PATH := $(BIN):$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(CACHE):$(CACHE)/deps
+export ANSIBLE_HOME := $(CACHE)/ansible
+
+.PHONY: demo test lint unit sanity integration molecule packages venv checkout deps install build clean
+
+demo: venv checkout
+	$(BIN)/python demo/demo.py
+
+test: packages lint unit sanity integration molecule
+
+packages:
+	.ci/packages.sh
+
+venv: .venv/stamp
+.venv/stamp: requirements-dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install -qq -r requirements-dev.txt
+	touch $@
+
+# This checkout, where Python and Ansible look for the collection.
+checkout:
+	@mkdir -p $(CACHE)/ansible_collections/seamless
+	@ln -sfn ../../.. $(CACHE)/ansible_collections/seamless/tls_alpn
+
+deps: $(CACHE)/deps/stamp
+$(CACHE)/deps/stamp: .venv/stamp
+	$(BIN)/pip download -qq --no-deps -d $(CACHE)/wheels ansible
+	$(BIN)/python .ci/unpack_collections.py $(CACHE)/wheels/ansible-*.whl $(CACHE)/deps community.docker community.library_inventory_filtering_v1
+	touch $@
+
+build: venv
+	.ci/tree.sh $(TREE)
+	rm -rf $(TREE)/ansible_collections/seamless/tls_alpn/.git $(CACHE)/dist
+	$(BIN)/ansible-galaxy collection build --output-path $(CACHE)/dist $(TREE)/ansible_collections/seamless/tls_alpn
+
+# What users install: the tarball.
+install: build
+	rm -rf $(CACHE)/installed
+	ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed $(BIN)/ansible-galaxy collection install --offline --force -p $(CACHE)/installed $(CACHE)/dist/*.tar.gz
+
+lint: venv checkout deps packages
+	ruff check .
+	ruff format --check .
+	MYPYPATH=$(CACHE) mypy $(CACHE)/ansible_collections/seamless/tls_alpn/plugins/module_utils
+	yamllint -s .
+	ansible-lint
+	antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck --validate-collection-refs=self .
+	antsibull-changelog lint
+	if command -v shellcheck >/dev/null; then shellcheck .ci/run .ci/*.sh; fi
+
+unit: venv checkout
+	PYTHONPATH=$(CACHE) pytest -q -n 2 tests/unit
+
+sanity: venv
+	.ci/tree.sh $(TREE)
+	.ci/seed-pip.sh $(BIN)/python
+	cd $(TREE)/ansible_collections/seamless/tls_alpn && PATH=$(BIN):/usr/bin:/bin:/usr/sbin:/sbin \
+		$(BIN)/ansible-test sanity --venv --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') --color no </dev/null
+
+integration: venv install packages
+	PYTHONPATH=$(CACHE)/installed ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed pytest -q -n 2 tests/integration
+
+molecule: venv install deps packages
+	@rc=0; ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed:$(CACHE)/deps .ci/with-docker.sh .ci/molecule.sh $(SCENARIOS) || rc=$$?; \
+	if [ $$rc = 3 ]; then echo "The Molecule scenarios ($(SCENARIOS)) were NOT run; everything else was."; else exit $$rc; fi
+
+clean:
+	rm -rf .venv .cache
