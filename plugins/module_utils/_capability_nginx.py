@@ -9,23 +9,24 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import os
 import re
 import shlex
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _process
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability import answer, version_tuple
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability import answer, main_process, version_tuple
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Statement, included_files, parse
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
+NAMES = ['nginx']
 SINCE = (1, 13, 10)  # $ssl_preread_alpn_protocols (CHANGES)
 PASS_SINCE = (1, 25, 5)  # stream `pass` (CHANGES)
 MODULE = 'ngx_stream_module.so'
 
 
 def parse_version_output(text: str) -> tuple[str, dict[str, str]]:
-    """Read `nginx -V`: the version and the configure arguments ('' for one without a value)."""
+    """Read `nginx -V`: the version ('' if there is none), and the configure arguments ('' for one without a value)."""
     version = re.search(r'^nginx version: \S+?/(\d+\.\d+\.\d+)', text, re.M)
     configured = re.search(r'^configure arguments: ?(.*)$', text, re.M)
     arguments = {}
@@ -35,82 +36,98 @@ def parse_version_output(text: str) -> tuple[str, dict[str, str]]:
     return version[1] if version else '', arguments
 
 
-def _head(path: str) -> str:
-    """Give what stands before the first block of a file: `load_module` is possible only there (ngx_module.c)."""
-    with contextlib.suppress(OSError), open(path, encoding='utf-8', errors='replace') as stream:
-        return re.sub(r'#[^\n]*', '', stream.read()).partition('{')[0]
-    return ''
+def main_level(config: str) -> list[Statement]:
+    """Give the statements outside all blocks, those of included files too; what can't be read or parsed is left out."""
+    statements: list[Statement] = []
+    pending, seen = [config], set()
+    while pending:
+        path = pending.pop(0)
+        if path in seen:
+            continue
+        seen.add(path)
+        try:
+            with open(path, 'rb') as stream:
+                found = parse(stream.read(), path)
+        except (OSError, Failed):
+            continue
+        for statement in found:
+            if statement.name == 'include' and statement.arguments:
+                pending += included_files(config, statement.arguments[0])
+            elif statement.block is None:
+                statements.append(statement)
+    return statements
 
 
-def loaded_modules(config: str) -> list[str]:
-    """Give the names of the modules that the configuration loads."""
-    texts = [_head(config)]
-    for pattern in re.findall(r'\binclude\s+["\']?([^;"\']+)["\']?\s*;', texts[0]):
-        texts += [_head(path) for path in sorted(glob.glob(os.path.join(os.path.dirname(config), pattern)))]
-    return [os.path.basename(path) for text in texts for path in re.findall(r'\bload_module\s+["\']?([^;"\']+)["\']?\s*;', text)]
+def _last(statements: t.Iterable[Statement], name: str, ending: str = '') -> str | None:
+    """Give the first argument of the last such directive whose first argument ends so."""
+    values = [statement.arguments[0] for statement in statements if statement.name == name and statement.arguments]
+    return next((value for value in reversed(values) if value.endswith(ending)), None)
 
 
-def _pid_file(config: str, default: str, prefix: str) -> str:
-    with contextlib.suppress(OSError), open(config, encoding='utf-8', errors='replace') as stream:
-        found = re.search(r'^\s*pid\s+["\']?([^;"\']+)["\']?\s*;', stream.read(), re.M)
-        if found:
-            return os.path.join(prefix, found[1])
-    return default
-
-
-def _is_running(pid_file: str) -> bool:
+def _has_preread(module: str) -> bool:
+    """Whether a stream module's file has ssl_preread in it; `nginx -V` tells what nginx, not what the file was built with."""
     try:
-        with open(pid_file, encoding='ascii') as stream:
-            return ' '.join(_process.command_line(int(stream.read()))).startswith('nginx: master')
-    except (OSError, ValueError):
+        with open(module, 'rb') as stream:
+            return b'ssl_preread_alpn_protocols' in stream.read()
+    except OSError:
         return False
 
 
 def nginx_capability(run: _process.Run, binary: str, config: str | None = None, prefix: str | None = None) -> dict[str, t.Any]:
-    """Give the facts of this nginx; ``config`` and ``prefix`` are those that it is started with, where it was not built with them."""
+    """Give the facts of this nginx; ``config`` and ``prefix`` are those that it is started with, where it was not built with them.
+
+    ``pid_path`` and ``error_log_path`` are those that it was built with ('' for standard error): its configuration may say others.
+    ``stream_module`` is the stream module's file where there is one.
+    """
     dummy, out, err = run([binary, '-V'])
     version, arguments = parse_version_output(err + out)
-    prefix = prefix or os.path.abspath(arguments.get('--prefix') or '/usr/local/nginx')
+    prefix = os.path.abspath(prefix or arguments.get('--prefix') or '/usr/local/nginx')
 
     def path(argument: str, default: str) -> str:
         return os.path.join(prefix or '', arguments.get(argument) or default)
 
     config = config or path('--conf-path', 'conf/nginx.conf')
-    module = os.path.join(path('--modules-path', 'modules'), MODULE)
-    if '--with-stream' not in arguments:
-        stream = 'missing'
-    elif arguments['--with-stream'] != 'dynamic':
+    statements = main_level(config)
+    static = arguments.get('--with-stream') == ''
+    separate = path('--modules-path', 'modules') + '/' + MODULE
+    loaded = _last(statements, 'load_module', MODULE)
+    module = os.path.join(prefix, loaded) if loaded else separate
+    if static:
         stream = 'static'
-    elif MODULE in loaded_modules(config):
-        stream = 'loaded'
+    elif os.path.exists(module):
+        stream = 'loaded' if loaded else 'loadable'
     else:
-        stream = 'loadable' if os.path.exists(module) else 'missing'
-    dynamic = arguments.get('--with-stream') == 'dynamic'
-    preread = '--with-stream_ssl_preread_module' in arguments
-    stream_pass = version_tuple(version) >= PASS_SINCE
+        stream = 'missing'
+    preread = '--with-stream_ssl_preread_module' in arguments if static else _has_preread(module)
+    stream_pass = version_tuple(version) >= PASS_SINCE and '--without-stream_pass_module' not in arguments
     realip = '--with-http_realip_module' in arguments
+    pid_path = path('--pid-path', 'logs/nginx.pid')
+    pid = main_process(os.path.join(prefix, _last(statements, 'pid') or pid_path), [*NAMES, os.path.basename(binary)])
 
     obstacle = None
-    if version_tuple(version) < SINCE:
+    if not version:
+        obstacle = '%s is no nginx: %s' % (binary, (err + out).strip() or '-V says nothing')
+    elif version_tuple(version) < SINCE:
         obstacle = 'nginx %s is too old: 1.13.10 is the first that sees the ALPN protocols' % version
-    elif stream == 'missing' and dynamic:
+    elif stream == 'missing' and (arguments.get('--with-stream') == 'dynamic' or '--with-compat' in arguments):
         obstacle = (
             'the stream module is a file of its own (%s) and is not there, whatever nginx -V says: '
             'install libnginx-mod-stream (Debian, Ubuntu) or nginx-mod-stream (RedHat family)' % module
         )
-    elif stream == 'missing' or not preread:
+    elif not preread:
         obstacle = 'this nginx is built without --with-stream and --with-stream_ssl_preread_module; install one that has them'
     return {
         'present': True,
         'binary': binary,
         'version': version,
         'config_path': config,
-        'running': _is_running(_pid_file(config, path('--pid-path', 'logs/nginx.pid'), prefix)),
+        'running': pid is not None,
+        'pid': pid,
         'prefix': prefix,
-        'pid_path': path('--pid-path', 'logs/nginx.pid'),
-        'error_log_path': path('--error-log-path', 'logs/error.log'),
+        'pid_path': pid_path,
+        'error_log_path': '' if arguments.get('--error-log-path') == 'stderr' else path('--error-log-path', 'logs/error.log'),
         'stream': stream,
-        'stream_module': module if dynamic and os.path.exists(module) else None,
+        'stream_module': module if stream in ('loaded', 'loadable') else None,
         'ssl_preread': preread,
         'stream_pass': stream_pass,
         'realip': realip,

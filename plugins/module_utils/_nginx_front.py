@@ -345,13 +345,17 @@ def _quoted(path: str) -> str:
     return '"%s"' % path.replace('\\', '\\\\').replace('"', '\\"') if any(character in path for character in ' \t;{}"\'\\') else path
 
 
+def refuse_included(config: Config, path: str) -> None:
+    """Raise Failed if an include (other than by its very name) would load a file that is about to be written."""
+    for pattern in config.includes:
+        if pattern != path and fnmatch.fnmatch(path, os.path.join(os.path.dirname(config.main), pattern)):
+            raise Failed('include %s would load %s, too; narrow it, or choose another place' % (pattern, path))
+
+
 def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str], str]) -> Front:
     """Decide the front for the operator's own configuration; raise Failed (file:line, and what to do) where it can't be."""
     config = base.config
-    path = front_path(config.main)
-    for pattern in config.includes:
-        if pattern != path and fnmatch.fnmatch(path, os.path.join(os.path.dirname(config.main), pattern)):
-            raise Failed('include %s would load %s, too; narrow it' % (pattern, path))
+    refuse_included(config, front_path(config.main))
     moved = _moved(config, wanted.https_port, resolve)
     settings = _Settings(config, ['port_in_redirect', 'absolute_redirect', 'real_ip_header', 'set_real_ip_from', 'server_name'])
     proxied = next((one.place for one in moved if 'proxy_protocol' in one.place.statement.arguments), None)

@@ -91,6 +91,16 @@ def handshake(endpoint: Endpoint, sni: str, protocols: t.Sequence[str] = ('h2', 
         return made._replace(error=str(error) or type(error).__name__)
 
 
+def certificate_in(path: str) -> str | None:
+    """Give the SHA-256 of the first certificate in a PEM file, or None where there is none to be read."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(path, encoding='ascii', errors='replace') as stream:
+            text = stream.read()
+        begin, end = text.index('-----BEGIN CERTIFICATE-----'), text.index('-----END CERTIFICATE-----')
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin:end] + '-----END CERTIFICATE-----')).hexdigest()
+    return None
+
+
 def _client_hello(sni: str) -> bytes:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = _context([ACME]).wrap_bio(incoming, outgoing, server_hostname=sni)
@@ -194,10 +204,14 @@ def is_reachable(endpoint: Endpoint) -> bool:
     return True
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether a listener can be put there (port 0: whether this host has the address)."""
+def is_free(host: str, port: int, shared: bool = False) -> bool:
+    """Whether a listener can be put there (port 0: whether this host has the address), ``shared``: or beside one, by SO_REUSEPORT (socket(7))."""
     with socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if ':' in host:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             probe.bind((host, port))
         except OSError:

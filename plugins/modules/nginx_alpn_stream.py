@@ -161,6 +161,7 @@ backup:
 """
 
 import contextlib
+import os
 import socket
 import typing as t
 
@@ -217,6 +218,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         server.test()
         current = read(main)
         server.learn(current)
+        if params['backup_dir']:
+            _nginx_front.refuse_included(current, os.path.join(params['backup_dir'], 'backup'))
         base = _nginx_front.base_of(current)
         warnings = list(base.warnings)
         responder = (params['acme_host'], params['acme_port'])

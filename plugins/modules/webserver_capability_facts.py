@@ -72,20 +72,83 @@ ansible_facts:
       type: dict
       contains:
         nginx:
-          description:
-            - C(present), C(binary), C(version), C(config_path), C(running) and C(tls_alpn), as for every server.
-            - C(stream) is V(static), V(loaded) (by a C(load_module) in the configuration), V(loadable) (the file C(stream_module) is
-              there) or V(missing); C(ssl_preread), C(stream_pass) and C(realip) tell whether these are built in.
-            - C(prefix), C(pid_path) and C(error_log_path) are those that it was built with.
-          type: dict
+          description: What nginx can do here. Where it is not C(present), there is nothing from C(prefix) to C(realip).
           returned: when asked for
+          type: dict
+          contains:
+            present:
+              description: Whether the program is there.
+              type: bool
+            binary:
+              description: The program.
+              type: str
+            version:
+              description: Its version, numbers only.
+              type: str
+            config_path:
+              description: The main configuration file.
+              type: str
+            running:
+              description: Whether it runs. Without privileges, processes of other users may not be seen.
+              type: bool
+            pid:
+              description: Its main process.
+              type: int
+            prefix:
+              description: What relative paths begin with (C(nginx -p)), as built.
+              type: str
+            pid_path:
+              description: The PID file, as built.
+              type: str
+            error_log_path:
+              description: The error log, as built; empty for the standard error output.
+              type: str
+            stream:
+              description:
+                - V(static) is built in, V(loaded) by a C(load_module) in the configuration, V(loadable) not loaded, but the file is there,
+                  V(missing) not there.
+              type: str
+            stream_module:
+              description: The stream module's file, where it is one.
+              type: str
+            ssl_preread:
+              description: Whether the stream module that is there can read a ClientHello.
+              type: bool
+            stream_pass:
+              description: Whether the stream module of this version has C(pass) (since 1.25.5).
+              type: bool
+            realip:
+              description: Whether it takes client addresses from the PROXY protocol.
+              type: bool
+            tls_alpn:
+              description: Whether it can have a front, and how.
+              type: dict
+              contains:
+                supported:
+                  description: Whether it can.
+                  type: bool
+                reason:
+                  description: If it can't, why not and what to do. Empty if it can.
+                  type: str
+                handoffs:
+                  description: How a front can hand connections over, the best first; those of the server's module in this collection.
+                  type: list
+                  elements: str
+                recommended:
+                  description: The best of the handoffs, none if there is none.
+                  type: str
           sample:
             present: true
             binary: /usr/sbin/nginx
             version: 1.26.3
             config_path: /etc/nginx/nginx.conf
             running: true
+            pid: 812
+            prefix: /usr/share/nginx
+            pid_path: /run/nginx.pid
+            error_log_path: ""
             stream: loaded
+            stream_module: /usr/share/nginx/modules/ngx_stream_module.so
             ssl_preread: true
             stream_pass: true
             realip: true
@@ -96,17 +159,82 @@ ansible_facts:
               recommended: proxy_protocol
         haproxy:
           description:
-            - What every server has; C(tls) and C(abns) tell whether TLS is built in and whether abstract sockets are there (Linux).
-            - C(config_paths) are the files and directories that the running process or the systemd unit reads, C(pid) the main process.
-          type: dict
+            - What HAProxy can do here. It has C(present), C(binary), C(version), C(config_path), C(running), C(pid) and C(tls_alpn) as
+              nginx has, and what follows where it is present.
+            - C(pid) is none where several run that read different files.
           returned: when asked for
+          type: dict
+          contains:
+            config_paths:
+              description: The files and directories that the running process reads, or that the systemd unit would start it with.
+              type: list
+              elements: str
+            tls:
+              description: Whether TLS is built in.
+              type: bool
+            abns:
+              description: Whether it has abstract sockets (on Linux).
+              type: bool
+          sample:
+            present: true
+            binary: /usr/sbin/haproxy
+            version: 3.0.11
+            config_path: /etc/haproxy/haproxy.cfg
+            config_paths: [/etc/haproxy/haproxy.cfg]
+            running: true
+            pid: 813
+            tls: true
+            abns: true
+            tls_alpn:
+              supported: true
+              reason: ""
+              handoffs: [abns, plain]
+              recommended: abns
         apache:
           description:
-            - What every server has, C(mpm), and C(mod_ssl) and C(mod_md), each V(loaded), V(loadable) or V(missing).
-            - C(md_store_dir) is where mod_md looks for challenge certificates, C(root) the server's root, C(pid) the main process.
-            - It has no handoffs, since nothing moves.
-          type: dict
+            - What Apache httpd can do here. It has C(present), C(binary), C(version), C(config_path), C(running), C(pid) and C(tls_alpn) as
+              nginx has, and what follows where it is present.
+            - It has no handoffs, as it answers tls-alpn-01 itself and nothing moves.
           returned: when asked for
+          type: dict
+          contains:
+            config_paths:
+              description: All files that it reads.
+              type: list
+              elements: str
+            root:
+              description: The server's root (C(ServerRoot)).
+              type: str
+            mpm:
+              description: The multi-processing module, none if it does not accept its configuration.
+              type: str
+            mod_ssl:
+              description: V(static), V(loaded), V(loadable) or V(missing), as for nginx's C(stream).
+              type: str
+            mod_md:
+              description: The same for mod_md, which answers the challenges.
+              type: str
+            md_store_dir:
+              description: Where mod_md looks for challenge certificates (C(MDStoreDir)).
+              type: str
+          sample:
+            present: true
+            binary: /usr/sbin/apache2
+            version: 2.4.71
+            config_path: /etc/apache2/apache2.conf
+            config_paths: [/etc/apache2/apache2.conf, /etc/apache2/ports.conf, /etc/apache2/sites-enabled/000-default.conf]
+            root: /etc/apache2
+            running: true
+            pid: 814
+            mpm: event
+            mod_ssl: loaded
+            mod_md: loadable
+            md_store_dir: /etc/apache2/md
+            tls_alpn:
+              supported: true
+              reason: ""
+              handoffs: []
+              recommended: null
         https_listeners:
           description: Who listens on the public port now.
           type: list
@@ -123,15 +251,18 @@ ansible_facts:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.seamless.tls_alpn.plugins.module_utils import _capability, _listeners
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_apache import NAMES, apache_capability
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_haproxy import haproxy_capability
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_nginx import nginx_capability
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import (
+    _capability,
+    _capability_apache,
+    _capability_haproxy,
+    _capability_nginx,
+    _listeners,
+)
 
 SERVERS: dict[str, tuple[list[str], t.Callable[..., dict[str, t.Any]]]] = {
-    'nginx': (['nginx'], nginx_capability),
-    'haproxy': (['haproxy'], haproxy_capability),
-    'apache': (NAMES, apache_capability),
+    'nginx': (_capability_nginx.NAMES, _capability_nginx.nginx_capability),
+    'haproxy': (_capability_haproxy.NAMES, _capability_haproxy.haproxy_capability),
+    'apache': (_capability_apache.NAMES, _capability_apache.apache_capability),
 }
 
 
@@ -153,8 +284,9 @@ def main() -> None:
     facts: dict[str, t.Any] = {}
     for server in module.params['servers']:
         names, look = SERVERS[server]
-        binary = _capability.find_binary(names, module.params[server + '_binary'])
-        facts[server] = _capability.absent() if binary is None else look(command, binary)
+        given = module.params[server + '_binary']
+        binary = _capability.find_binary(names, given)
+        facts[server] = look(command, binary) if binary else _capability.absent(given)
     facts['https_listeners'] = [one._asdict() for one in _listeners.listeners(module.params['https_port'])]
     module.exit_json(changed=False, ansible_facts={'webserver_capability': facts})
 

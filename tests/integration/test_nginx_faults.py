@@ -150,3 +150,9 @@ def test_backup(site: NginxSite) -> None:
     text = site.main.read_bytes()
     backup = site.run(backup_dir=str(site.root / 'backup')).value['backup']
     assert pathlib.Path(backup + str(site.main)).read_bytes() == text
+
+
+def test_backup_where_an_include_looks(site: NginxSite) -> None:
+    before = site.picture()
+    assert 'sites-enabled' in site.run(backup_dir=str(site.conf / 'sites-enabled')).message
+    as_before(site, before)

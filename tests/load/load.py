@@ -67,12 +67,19 @@ def connect_once(address: tuple[str, int], name: str, requests: int, context: ss
                     stage = 'request %d' % (number + 1)
                     last = number + 1 == requests
                     head = 'GET / HTTP/1.1\r\nHost: %s\r\nConnection: %s\r\n\r\n' % (name, 'close' if last else 'keep-alive')
-                    secured.sendall(head.encode())
                     response = http.client.HTTPResponse(secured)
-                    response.begin()
+                    try:
+                        secured.sendall(head.encode())
+                        response.begin()
+                    except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                        if number:
+                            break  # a server may close a connection that is idle, and a reload does (RFC 9112 section 9.5)
+                        raise
                     bodies.append(response.read().decode('latin-1')[:100])
                     if response.status != 200:
                         raise ValueError('status %d' % response.status)
+                    if response.will_close:
+                        break
         counts.succeed(certificate, bodies)
     except (OSError, ValueError, http.client.HTTPException) as error:
         counts.fail(name, stage, error)
