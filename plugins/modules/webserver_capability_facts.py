@@ -236,7 +236,10 @@ ansible_facts:
               handoffs: []
               recommended: null
         https_listeners:
-          description: Who listens on the public port now.
+          description:
+            - Who listens on the public port now.
+            - C(process) and C(pid) are none where the one who asks may not see whose the socket is. Root may, but for containers without
+              C(CAP_SYS_PTRACE).
           type: list
           elements: dict
           returned: always
