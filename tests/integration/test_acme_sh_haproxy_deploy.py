@@ -20,7 +20,7 @@ PROGRAM = pathlib.Path(__file__).resolve().parents[2] / 'roles' / 'acme_sh' / 'f
 HAPROXY = shutil.which('haproxy', path=os.environ['PATH'] + ':/usr/sbin')
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason='HAProxy is not installed')
 
-CONFIG = '''
+CONFIG = """
 global
     %s
 defaults
@@ -31,7 +31,7 @@ defaults
 frontend site
     bind 127.0.0.1:%d ssl crt %s
     http-request return status 200
-'''
+"""
 
 
 class Site:

@@ -1,0 +1,199 @@
+"""What goes wrong with HAProxy: the sites go on, the files are as they were, and the next run converges."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import tempfile
+import typing as t
+
+import harness
+import pytest
+from haproxy_site import BINARY, HaproxySite
+
+pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason='HAProxy is not installed')
+
+
+@pytest.fixture
+def site() -> t.Iterator[HaproxySite]:
+    """A private HAProxy that serves."""
+    one = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
+    try:
+        one.start()
+        yield one
+    finally:
+        one.remove()
+
+
+def as_before(site: HaproxySite, before: harness.Picture) -> None:
+    assert site.picture() == before
+    for name in ('a.example', 'b.example'):
+        assert site.answers(name)
+
+
+def test_broken_before(site: HaproxySite) -> None:
+    with open(site.main, 'a', encoding='ascii') as stream:
+        stream.write('nonsense here\n')
+    before = site.picture()
+    for check in (True, False):
+        assert "unknown keyword 'nonsense'" in site.run(check=check).message
+    as_before(site, before)
+
+
+def test_refused_by_haproxy(site: HaproxySite) -> None:
+    """What only HAProxy knows; it speaks of the file by its own name."""
+    before = site.picture()
+    message = site.run(inspect_delay='99999999d').message
+    assert 'overflow' in message
+    assert '[%s:' % site.main in message
+    as_before(site, before)
+
+
+def test_address_taken(site: HaproxySite) -> None:
+    """`haproxy -c` says nothing about it, and the reload would make the old workers stop listening for two seconds: refused before."""
+    other = harness.free_ports(1)[0]
+    with socket.create_server(('127.0.0.1', other)):
+        with open(site.main, 'a', encoding='ascii') as stream:
+            stream.write('\nfrontend other\n\tbind 127.0.0.1:%d\n\tdefault_backend a\n' % other)
+        before = site.picture()
+        with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
+            message = site.run().message
+        assert '127.0.0.1:%d is in use by' % other in message
+        assert '%s:' % site.main in message
+        as_before(site, before)
+    assert site.run().changed
+    assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a 127.0.0.9 %d' % site.port
+
+
+def test_reload_not_applied(site: HaproxySite) -> None:
+    """What no check sees: the address is in a branch that is taken. The master keeps the old workers, and the files are put back."""
+    other = harness.free_ports(1)[0]
+    with socket.create_server(('127.0.0.1', other)):
+        with open(site.main, 'a', encoding='ascii') as stream:
+            stream.write('\nfrontend other\n.if 1\n\tbind 127.0.0.1:%d\n.endif\n\tdefault_backend a\n' % other)
+        before = site.picture()
+        assert 'HAProxy did not take the new configuration and kept the old one' in site.run().message
+        harness.wait_for(lambda: site.answers('a.example'), 'the old workers do not serve')
+        as_before(site, before)
+    assert site.run().changed
+    assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a 127.0.0.9 %d' % site.port
+
+
+def test_backend_port_taken(site: HaproxySite) -> None:
+    before = site.picture()
+    with socket.create_server(('127.0.0.1', site.backend)):
+        message = site.run(handoff='plain').message
+    assert '127.0.0.1:%d is in use by' % site.backend in message
+    assert '(process %d)' % os.getpid() in message
+    as_before(site, before)
+    assert site.run(handoff='plain').changed
+
+
+def test_abstract_name_taken(site: HaproxySite) -> None:
+    before = site.picture()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(('\0seamless-%s' % site.frontend).ljust(108, '\0'))  # as another HAProxy would
+        other.listen()
+        assert 'abns@seamless-%s is in use by ' % site.frontend in site.run().message
+    as_before(site, before)
+    assert site.run().changed
+
+
+def test_no_unit(site: HaproxySite) -> None:
+    before = site.picture()
+    assert 'not the main process of a systemd unit' in site.run(reload='systemd').message
+    assert site.picture() == before
+    assert site.answers('a.example')
+
+
+def test_directory_that_can_not_be_written(site: HaproxySite) -> None:
+    before = site.picture()
+    subprocess.run(['mount', '--bind', str(site.conf), str(site.conf)], check=True)
+    try:
+        subprocess.run(['mount', '-o', 'remount,ro,bind', str(site.conf)], check=True)
+        assert 'Read-only' in site.run().message
+        as_before(site, before)
+    finally:
+        subprocess.run(['umount', str(site.conf)], check=True)
+    assert site.run().changed
+
+
+def spread(site: HaproxySite) -> list[pathlib.Path]:
+    """Spread the configuration over three files, all of which a front changes."""
+    text = site.main.read_text()
+    defaults, www, c = text.index('defaults'), text.index('frontend www'), text.index('listen c')
+    parts = [text[:www], text[www:c], text[c:]]
+    assert defaults < www
+    files = [site.conf / ('%d.cfg' % number) for number in range(3)]
+    for file, part in zip(files, parts):
+        file.write_text(part)
+    site.main.unlink()
+    site.main = files[0]
+    return files
+
+
+@pytest.mark.parametrize('state', ['present', 'absent'])
+def test_killed_at_each_rename(state: str) -> None:
+    """SIGKILL before each of the renames (the journal's, and each file's in each stage); the next run puts it right, and the site serves throughout."""
+    site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
+    try:
+        files = spread(site)
+        original = site.picture().bytes
+        site.start(*[word for file in files for word in ('-f', str(file))])
+        with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
+            for number in range(1, 20):
+                if state == 'absent':
+                    assert site.run().changed
+                killed = site.run(state=state, environment={'KILL_BEFORE_RENAME': str(number)})
+                if killed.code == 0:
+                    break
+                assert killed.code == -signal.SIGKILL
+                site.run(state='absent')
+                assert site.picture().bytes == original
+        assert number == (5 if state == 'present' else 8)  # one more than there are renames
+    finally:
+        site.remove()
+
+
+def test_two_at_once(site: HaproxySite) -> None:
+    runs = [harness.start_module('haproxy_alpn_frontend', site.arguments(), site.root, **site.environment()) for dummy in range(2)]
+    assert sorted(harness.end_module(run).changed for run in runs) == [False, True]
+    assert not site.run().changed
+
+
+def test_foreground_without_master() -> None:
+    """Nothing can reload it without ending it: refused, and the files are put back."""
+    site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
+    try:
+        site.start(mode=['-db'])
+        before = site.picture()
+        assert 'runs in the foreground without a master' in site.run().message
+        as_before(site, before)
+        assert site.run(reload='none').changed
+    finally:
+        site.remove()
+
+
+def test_daemon_without_master() -> None:
+    """The old way: a successor takes over with -sf, from the same command line, listeners handed on through the stats socket."""
+    site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
+    pids = site.root / 'pid'
+    try:
+        text = site.main.read_text()
+        site.main.write_text(text.replace('global\n', 'global\n\tstats socket %s/stats mode 600 level admin expose-fd listeners\n' % site.root, 1))
+        before = site.picture()
+        site.start('-f', str(site.main), '-p', str(pids), mode=['-D'])
+        with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
+            first = pids.read_text()
+            assert site.run().changed
+            assert pids.read_text() != first
+            assert not site.run().changed
+            assert site.run(state='absent').changed
+        assert site.picture().bytes == before.bytes
+        assert site.answers('a.example')
+    finally:
+        os.kill(int(pids.read_text()), signal.SIGTERM)
+        site.remove()
