@@ -1,0 +1,274 @@
+# Copyright (c) 2026, the seamless.tls_alpn authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The running Apache httpd: let it check files that are not in place yet, reload it and see that it took them, prove what clients get.
+
+PRIVATE to the collection, may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import ssl
+import tempfile
+import typing as t
+
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import _probe, _process, _spans
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._apache_config import Config, Directive, include_lines, read
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_apache import environment
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
+
+RELOAD_TIMEOUT = 60  # seconds for a new generation of workers
+SIGNAL_TIMEOUT = 10  # seconds after which a signal that showed no effect is sent again
+
+
+class Expect(t.NamedTuple):
+    """What clients must see: the sites as before, and for each (endpoint, name) whether acme-tls/1 is offered; or renewed certificates."""
+
+    before: list[_probe.Handshake]
+    offered: dict[tuple[_probe.Endpoint, str], bool]
+    renewed: set[str]
+
+
+class ApacheServer:
+    """One httpd: its program and main file, and how it is reloaded ('auto', 'systemd', 'signal', 'none')."""
+
+    def __init__(self, run: _process.Run, binary: str, main: str, reload: str) -> None:
+        self._run = run
+        self._binary = binary
+        self._reload = reload
+        variables = environment(run, os.path.dirname(main))
+        self._environment = ['env', *['%s=%s' % item for item in sorted(variables.items())]]
+        # The root as Debian's apachectl gives it, for several instances of one program; a ServerRoot in the configuration goes before.
+        self._argv = [*self._environment, binary, *(['-d', os.path.dirname(main)] if variables else []), '-f', main]
+        self._defines = _defines(shlex.split(variables.get('APACHE_ARGUMENTS', '')))
+        self._pid_path = ''
+        self._error_log = ''
+        self._config: Config | None = None
+        self._started_as: list[str] = []
+        self._unit: str | None = None
+        self.reloaded = False
+        self.verified: list[_probe.Handshake] = []
+
+    def read(self) -> Config:
+        """Read the configuration as the running httpd would, or as it would be started; raise Failed."""
+        config = read(self._run, [*self._argv, *self._defines])
+        self._pid_path = config.pid_path
+        master = self.master()
+        if master is not None:
+            self._started_as = _process.command_line(master)
+            self._unit = _process.unit_of(self._run, master)
+            defines = _defines(self._started_as)
+            if defines != self._defines:
+                self._defines = defines
+                config = read(self._run, [*self._argv, *self._defines])
+        log = config.server.last('errorlog')
+        self._error_log = os.path.join(config.root, log[0]) if log and not log[0].startswith(('|', 'syslog')) else ''
+        self._config = config
+        return config
+
+    def master(self) -> int | None:
+        """Give the PID of the running main process, or None."""
+        try:
+            with open(self._pid_path, encoding='ascii') as stream:
+                pid = int(stream.read())
+            program = os.readlink('/proc/%d/exe' % pid).replace(' (deleted)', '')
+        except (OSError, ValueError):
+            return None
+        return pid if program == os.path.realpath(self._binary) and _process.is_alive(pid) else None
+
+    def check(self, staged: t.Mapping[str, str | None]) -> None:
+        """Let httpd check the configuration with the staged files in place of the real ones (by real path); raise Failed.
+
+        httpd is given copies of the files whose includes lead to a staged one, with the paths spelled out.
+        """
+        if self._config is None:
+            raise ValueError('check() before read()')
+        directory = tempfile.mkdtemp(prefix='seamless-')
+        try:
+            view = _View(self._config, staged, directory)
+            main = view.of(self._config.main)
+            front = staged.get(self._config.front)
+            if front is not None:
+                with open(main, 'ab') as stream:
+                    stream.write(b'\nInclude "%s"\n' % os.fsencode(front))
+            code, dummy, err = self._run([*self._argv[:-1], main, *self._defines, '-t'])
+            if code:
+                for path, copy in view.copies.items():
+                    err = err.replace(copy, path)
+                raise Failed('Apache does not accept the changed configuration: %s' % err.strip())
+        finally:
+            shutil.rmtree(directory)
+
+    def apply(self) -> None:
+        """Reload the httpd that was running when the configuration was read, and wait for new workers; start it again if it ended."""
+        if self._reload == 'none' or not self._started_as:
+            return
+        master = self.master()
+        if master is None:
+            self._start()
+            return
+        log = self._log_size()
+        old = {pid: _process.started(pid) for pid in _process.children(master)}
+
+        def is_decided() -> bool:
+            now = {pid: _process.started(pid) for pid in _process.children(master)}
+            return bool(now.items() - old.items()) or not _process.is_alive(master)
+
+        for dummy in range(RELOAD_TIMEOUT // SIGNAL_TIMEOUT):
+            # A signal that arrives while httpd reads its configuration is lost (mpm_common.c): not before it sleeps, and again if need be.
+            _process.await_ready(master, signal.SIGUSR1)
+            if self._unit is not None and self._reload != 'signal':
+                _process.reload_unit(self._run, self._unit)
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(master, signal.SIGUSR1)
+            if _process.wait_for(is_decided, SIGNAL_TIMEOUT):
+                break
+        else:
+            raise Failed('Apache did not take the new configuration: no new worker appeared; see %s' % (self._error_log or 'its log'))
+        if not _process.is_alive(master):
+            raise Failed('Apache ended when it was to reload: %s' % ('\n'.join(self._log_since(log)) or 'see its log'))
+        self.reloaded = True
+
+    def _start(self) -> None:
+        """Start httpd again as it was started before."""
+        command = ['systemctl', 'start', self._unit] if self._unit is not None else [*self._environment, *self._started_as]
+        code, dummy, err = self._run(command)
+        if code or not _process.wait_for(lambda: self.master() is not None, RELOAD_TIMEOUT):
+            raise Failed('Apache had ended and can not be started again: %s' % err.strip())
+        self.reloaded = True
+
+    def _log_size(self) -> int:
+        try:
+            return os.path.getsize(self._error_log)
+        except OSError:
+            return 0
+
+    def _log_since(self, offset: int) -> list[str]:
+        try:
+            with open(self._error_log, encoding='utf-8', errors='replace') as stream:
+                stream.seek(offset)
+                return [line for line in stream.read().splitlines() if re.search(r'[:\[](emerg|alert|crit|error)\]', line)]
+        except OSError:
+            return []
+
+    def drain(self) -> None:
+        """Nothing: no connection is handed from one generation to the next."""
+
+    def prove(self, expect: Expect) -> None:
+        """Make the handshakes that a stage promises, where httpd runs and was reloaded; raise Failed."""
+        if not self.reloaded or not expect.before:
+            return
+        made = _probe.prove(expect.before, None, expect.renewed)
+        answers: list[_probe.Handshake] = []
+
+        def holds() -> bool:
+            answers[:] = offers(expect.offered)
+            return all((one.negotiated == _probe.ACME) == expect.offered[one.endpoint, one.sni] for one in answers)
+
+        if not _process.wait_for(holds, RELOAD_TIMEOUT):  # workers of the old generation may answer for a while
+            wrong = [one for one in answers if (one.negotiated == _probe.ACME) != expect.offered[one.endpoint, one.sni]]
+            seen = ['%s, SNI %s: %s' % (one.endpoint, one.sni or 'none', one.error or one.negotiated or 'no protocol chosen') for one in wrong]
+            raise Failed('acme-tls/1 handshakes after the reload are not as they should be: %s' % '; '.join(seen))
+        self.verified = made + answers
+
+
+def offers(pairs: t.Iterable[tuple[_probe.Endpoint, str]]) -> list[_probe.Handshake]:
+    """Make an acme-tls/1 handshake with each endpoint for each name."""
+    return [_probe.handshake(endpoint, name, [_probe.ACME]) for endpoint, name in pairs]
+
+
+class _View:
+    """The configuration with staged files in place of the real ones, as copies in a directory of their own."""
+
+    def __init__(self, config: Config, staged: t.Mapping[str, str | None], directory: str) -> None:
+        self._config = config
+        self._staged = staged
+        self._directory = directory
+        self.copies: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        """Give the path of a copy of this file whose includes name each file."""
+        if path in self.copies:
+            return self.copies[path]
+        copy = self.copies[path] = os.path.join(self._directory, '%d-%s' % (len(self.copies), os.path.basename(path)))
+        real = os.path.realpath(path)
+        with open(self._staged.get(real) or real, 'rb') as stream:
+            data = stream.read()
+        # Our edits neither add nor remove an include, but one at the end of the main file: the nth is the nth.
+        edits = []
+        for before, line in zip(include_lines(self._config.data[real]), include_lines(data)):
+            included = [one.path for one in self._config.includes if (one.parent, one.line) == (path, before.number)]
+            if any(self._leads_to_staged(one) for one in included):
+                targets = [self.of(one) for one in included if self._staged.get(os.path.realpath(one), '') is not None and not self._is_front(one)]
+                edits.append(_spans.Edit(line.begin, line.end, b'\n'.join(b'Include "%s"' % os.fsencode(target) for target in targets)))
+        with open(copy, 'wb') as stream:
+            stream.write(_spans.apply(data, edits))
+        return copy
+
+    def _is_front(self, path: str) -> bool:
+        return os.path.realpath(path) == self._config.front
+
+    def _leads_to_staged(self, path: str) -> bool:
+        if os.path.realpath(path) in self._staged:
+            return True
+        return any(self._leads_to_staged(one.path) for one in self._config.includes if one.parent == path)
+
+
+def _defines(command: t.Sequence[str]) -> list[str]:
+    """Give the options of a command line that decide about the configuration (httpd(8)): -D, -C and -c with their values."""
+    found: list[str] = []
+    for word, following in zip(command, [*command[1:], '']):
+        if word in ('-D', '-C', '-c'):
+            found += [word, following]
+        elif re.match(r'-[DCc].', word):
+            found.append(word)
+    return found
+
+
+def _certificate_files(server: Directive) -> list[tuple[str, str | None]]:
+    """Give the (certificate, key) files of every virtual host, as far as it can be told which belong together."""
+    found: list[tuple[str, str | None]] = []
+    for section in [server, *server.find('<virtualhost')]:
+        certificates = [one.arguments[0] for one in section.find('sslcertificatefile')]
+        keys: list[str | None] = [one.arguments[0] for one in section.find('sslcertificatekeyfile')]
+        found += zip(certificates, keys if len(keys) == len(certificates) else [None] * len(certificates))
+    return found
+
+
+def check_certificates(config: Config) -> None:
+    """Raise Failed if httpd would not survive a reload since a key is not that of its certificate (`httpd -t` does not look)."""
+    for certificate, key in _certificate_files(config.server):
+        if key is None:
+            continue
+        certificate, key = os.path.join(config.root, certificate), os.path.join(config.root, key)
+        if os.path.isfile(certificate) and os.path.isfile(key):
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b'')
+            except ssl.SSLError as error:
+                if error.reason == 'KEY_VALUES_MISMATCH':
+                    raise Failed('%s is not the key of %s; Apache would end at its next reload' % (key, certificate)) from error
+
+
+def certificates(config: Config, store: str) -> set[str]:
+    """Give the SHA-256 of the certificates on disk, any of which a reload may begin to serve: the files', and mod_md's new ones."""
+    paths = [os.path.join(config.root, certificate) for certificate, dummy in _certificate_files(config.server)]
+    for group in ('domains', 'staging'):
+        paths += glob.glob(os.path.join(glob.escape(store), group, '*', 'pubcert*.pem'))
+    found = set()
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            with open(path, encoding='ascii', errors='replace') as stream:
+                text = stream.read()
+            begin, end = text.index('-----BEGIN CERTIFICATE-----'), text.index('-----END CERTIFICATE-----')
+            found.add(hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin:end] + '-----END CERTIFICATE-----')).hexdigest())
+    return found
