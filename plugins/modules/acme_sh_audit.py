@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-DOCUMENTATION = r'''
+DOCUMENTATION = r"""
 ---
 module: acme_sh_audit
 short_description: Put acme.sh's tls-alpn-01 certificates right, so that they renew
-version_added: 1.0.0
+version_added: 0.1.0
 description:
   - Looks at every certificate that acme.sh has issued by tls-alpn-01 (C(--alpn)) and puts right what would keep its renewal from working through
     the front, since renewals take it from there - the port and the address on which acme.sh answers, and a CA that has no tls-alpn-01.
   - Only the bytes of those values change. Certificates issued by another challenge are left alone.
   - In check mode it only reports.
 author:
-  - the seamless.tls_alpn authors (@seamless)
+  - The seamless.tls_alpn authors (@seamless)
 extends_documentation_fragment:
   - seamless.tls_alpn._attributes
 attributes:
@@ -51,14 +51,14 @@ options:
     default: letsencrypt
 seealso:
   - module: seamless.tls_alpn.acme_sh_certificate
-'''
+"""
 
-EXAMPLES = r'''
+EXAMPLES = r"""
 - name: Put certificates right that were issued by hand
   seamless.tls_alpn.acme_sh_audit:
-'''
+"""
 
-RETURN = r'''
+RETURN = r"""
 findings:
   description: What was wrong, one entry a setting.
   returned: success
@@ -84,7 +84,7 @@ findings:
     reason:
       description: Why the renewal would have failed.
       type: str
-'''
+"""
 
 import contextlib
 

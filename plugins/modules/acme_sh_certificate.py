@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-DOCUMENTATION = r'''
+DOCUMENTATION = r"""
 ---
 module: acme_sh_certificate
 short_description: Have a certificate from acme.sh by tls-alpn-01
-version_added: 1.0.0
+version_added: 0.1.0
 description:
   - Has acme.sh issue one certificate by the challenge tls-alpn-01 (RFC 8737), install it, and reload the server that uses it.
   - Issues only if there is no certificate yet, or if names, key type or CA are not those wanted. Renewals are acme.sh's own
@@ -17,7 +17,7 @@ description:
   - A CA that has no tls-alpn-01 and names that it can't validate are refused before anything runs.
   - If issuing or installing fails, acme.sh's configuration and the installed files are put back.
 author:
-  - the seamless.tls_alpn authors (@seamless)
+  - The seamless.tls_alpn authors (@seamless)
 extends_documentation_fragment:
   - seamless.tls_alpn._attributes
 attributes:
@@ -131,9 +131,9 @@ options:
     default: false
 seealso:
   - module: seamless.tls_alpn.acme_sh_audit
-'''
+"""
 
-EXAMPLES = r'''
+EXAMPLES = r"""
 - name: Have a certificate for nginx
   seamless.tls_alpn.acme_sh_certificate:
     domains: [example.org, www.example.org]
@@ -157,9 +157,9 @@ EXAMPLES = r'''
       key: /etc/ssl/private/example.org.key
       fullchain: /etc/ssl/certs/example.org.pem
     reload: apache
-'''
+"""
 
-RETURN = r'''
+RETURN = r"""
 msg:
   description: What was done or, in check mode, would be done.
   returned: always
@@ -174,7 +174,7 @@ directory:
   returned: success
   type: str
   sample: /root/.acme.sh/example.org_ecc
-'''
+"""
 
 import contextlib
 import os
