@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # packages.sh: install what the tests need of Debian's packages, without starting any server. Needs root; says so and goes on without.
 set -euo pipefail
-packages=(apache2 debootstrap docker.io haproxy iptables openssl procps shellcheck)
 missing=()
-for package in "${packages[@]}"; do
-  [ "$package" = ] && continue
+for package in apache2 debootstrap docker.io haproxy iptables openssl procps shellcheck; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
-[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "Not installed (this needs root and apt): ${missing[*]}. Tests that need them will fail or say so." >&2
   exit 0
 fi
+# Installing a server's package starts it, unless this says no (invoke-rc.d(8)).
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT

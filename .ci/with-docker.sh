@@ -3,6 +3,7 @@
 # Exits with 3, saying why, where no daemon can be had.
 set -euo pipefail
 started="" child=""
+# shellcheck disable=SC2317 # the trap calls it
 cleanup() {
   local rc=$?
   trap - EXIT INT TERM

@@ -28,6 +28,7 @@ attributes:
     support: full
   platform:
     platforms: linux
+    support: full
 options:
   home:
     description:

@@ -31,6 +31,7 @@ attributes:
       - With O(force=true), each run issues.
   platform:
     platforms: linux
+    support: full
 options:
   domains:
     description:

@@ -30,6 +30,7 @@ attributes:
     support: full
   platform:
     platforms: linux
+    support: full
 requirements:
   - Apache httpd 2.4.37 or later, with mod_ssl loaded, and mod_md and mod_info installed
 options:
@@ -203,7 +204,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
         # Act
         if steps and transaction is not None:
-            _apache_server.check_certificates(config)
+            server.refuse_fatal(config)
             transaction.change([Stage(files, expect) for files in steps], server)
 
         # Report

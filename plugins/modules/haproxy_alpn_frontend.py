@@ -28,6 +28,7 @@ attributes:
     support: full
   platform:
     platforms: linux
+    support: full
 requirements:
   - HAProxy 1.9.1 or later, built with TLS
 options:

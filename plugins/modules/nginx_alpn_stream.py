@@ -27,6 +27,7 @@ attributes:
     support: full
   platform:
     platforms: linux
+    support: full
 requirements:
   - crossplane on the controller, which lends it, or on the host
 options:

@@ -26,6 +26,7 @@ attributes:
     support: full
   platform:
     platforms: linux
+    support: full
 options:
   servers:
     description: The servers to look at.

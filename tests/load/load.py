@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Real clients, all the while: load.py --connect HOST:PORT --sni NAME [--sni NAME ...] --report FILE [--connections-parallel N]
 
 Makes new TLS connections one after the other in N threads, each with one HTTP request that must be answered with 200; every tenth is
@@ -92,7 +91,7 @@ def main() -> int:
     parser.add_argument('--report', required=True, metavar='FILE')
     parser.add_argument('--connections-parallel', type=int, default=2, metavar='N')
     arguments = parser.parse_args()
-    host, _, port = arguments.connect.rpartition(':')
+    host, dummy, port = arguments.connect.rpartition(':')
     address = (host.strip('[]'), int(port))
     context = ssl.create_default_context()
     context.check_hostname = False
