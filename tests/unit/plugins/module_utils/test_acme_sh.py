@@ -147,7 +147,7 @@ def test_check_domains_refuses(domains: list[str], message: str) -> None:
     [
         ('nginx', None, 'nginx -t -q && nginx -s reload'),
         ('apache', None, 'apachectl configtest && apachectl graceful'),
-        ('haproxy', '/etc/my certs/site.pem', "/usr/local/lib/seamless-tls-alpn/haproxy-deploy '/etc/my certs/site.pem'"),
+        ('haproxy', '/etc/my certs/site.pem', "python3 /usr/local/lib/seamless-tls-alpn/haproxy_deploy.py '/etc/my certs/site.pem'"),
         ('systemctl reload lighttpd', None, 'systemctl reload lighttpd'),
     ],
 )

@@ -420,6 +420,24 @@ def test_bind_added_later_gets_its_front_in_one_stage() -> None:
     assert decision.stages[0] == present(config_of({'/h.cfg': config.data['/h.cfg'] + b'frontend new\n  bind 192.0.2.7:443 ssl\n'})).stages[0]
 
 
+def test_file_that_stays_as_it_is_is_public_half_way() -> None:
+    """One file's handoff changes, the other's does not; half way there is no front, so that both need their public binds."""
+    files = {'/d.cfg': b'defaults\n', '/a.cfg': site(':443 ssl'), '/b.cfg': b'frontend b\n  bind 192.0.2.2:443 ssl\n'}
+    now = applied(config_of(files), present(config_of(files)))
+    edited = config_of({**now.data, '/b.cfg': now.data['/b.cfg'] + b'  bind 192.0.2.1:443 interface eth0 ssl\n'})
+    assert len(present(edited).stages) == 1
+    moved = config_of({**now.data, '/b.cfg': b'frontend b\n  bind 192.0.2.1:443 ssl\n  bind abns@seamless-fe_alpn_2 accept-proxy ssl\n'})
+    middle, last = present(moved).stages
+    assert middle['/a.cfg'] == site(':443 ssl\n  bind %s ssl' % ABNS)
+    assert last['/a.cfg'] == site(ABNS + ' ssl')
+
+
+def test_moved_bind_that_is_gone_needs_no_second_stage() -> None:
+    config = config_of({'/h.cfg': site(':443 ssl') + b'frontend b\n  bind 192.0.2.2:443 ssl\n  bind :80\n'})
+    now = applied(config, present(config))
+    assert len(present(edit(now.data['/h.cfg'], b'  bind abns@seamless-fe_alpn_2 accept-proxy ssl\n', b'')).stages) == 1
+
+
 def edit(data: bytes, before: bytes, after: bytes) -> hc.Config:
     assert data.count(before) == 1
     return config_of({'/h.cfg': data.replace(before, after)})

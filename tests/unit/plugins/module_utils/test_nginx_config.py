@@ -1,0 +1,143 @@
+# Copyright (c) 2026, the seamless.tls_alpn authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reading nginx's configuration: words and where they stand, blocks, includes, and that both readers see the same."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Address, parse, parse_address, public_key, read
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
+
+CORPUS = pathlib.Path(__file__).parents[4] / 'tests' / 'corpus' / 'nginx'
+
+WORDS = [
+    (b'a;', [['a']]),
+    (b'a b\tc\r\nd;', [['a', 'b', 'c', 'd']]),
+    (b'a "b c" \'d;e\';', [['a', 'b c', 'd;e']]),
+    (b'a "\\"" \'\\\'\';', [['a', '"', "'"]]),
+    (b'a b\\;c\\ d;', [['a', 'b\\;c d']]),
+    (b'a ${b}c;', [['a', '${b}c']]),
+    (b'a b"c;', [['a', 'b"c']]),
+    (b'a b#c;', [['a', 'b#c']]),
+    (b'a # b;\n c;', [['a', 'c']]),
+    (b'a }b;', None),
+    (b'a b}c;', [['a', 'b}c']]),
+    (b'a \xe9;', [['a', '\udce9']]),
+    (b'a {} b { c; }', [['a'], ['b']]),
+    (b'\xef\xbb\xbfa;', [['\ufeffa']]),
+    (b'x_by_lua_block { if "}" then --[[ } ]] end -- }\n } b;', [['x_by_lua_block'], ['b']]),
+    (b"x_by_lua_block { a = [==[ } ]] ]==] .. '}' } b;", [['x_by_lua_block'], ['b']]),
+]
+
+
+@pytest.mark.parametrize(('data', 'expected'), WORDS)
+def test_words(data: bytes, expected: list[list[str]] | None) -> None:
+    if expected is None:
+        with pytest.raises(Failed):
+            parse(data)
+        return
+    statements = parse(data)
+    assert [[word.value for word in statement.words] for statement in statements] == expected
+    for statement in statements:
+        assert data[statement.begin : statement.end].startswith(data[statement.words[0].begin : statement.words[0].end])
+        assert data[statement.end - 1 : statement.end] in (b';', b'}')
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        (b'a\n', 'f:1: "a" has no end'),
+        (b'\na {\n b;', 'f:2: "a" has no end'),
+        (b'a;\n}', 'f:2: unexpected "}"'),
+        (b'a;\n;', 'f:2: unexpected ";"'),
+        (b'{ a; }', 'f:1: unexpected "{"'),
+        (b'a\n"b;', 'f:2: a quoted word has no end'),
+        (b"a 'b;", 'f:1: a quoted word has no end'),
+        (b'a {\n b }', 'f:2: unexpected "}"'),
+        (b'\nx_by_lua_block { a = "}"', 'f:2: the Lua block has no end'),
+    ],
+)
+def test_no_syntax(data: bytes, message: str) -> None:
+    with pytest.raises(Failed, match=re.escape(message)):
+        parse(data, 'f')
+
+
+ADDRESSES = [
+    ('443', Address('', 443, 443)),
+    ('*:443', Address('', 443, 443)),
+    ('192.0.2.1:443', Address('192.0.2.1', 443, 443)),
+    ('[::]:443', Address('[::]', 443, 443)),
+    ('[2001:DB8::1]', Address('[2001:db8::1]', 80, 80)),
+    ('host.name', Address('host.name', 80, 80)),
+    ('Host.Name:8080', Address('host.name', 8080, 8080)),
+    ('440-450', Address('', 440, 450)),
+    ('127.0.0.1:440-450', Address('127.0.0.1', 440, 450)),
+    ('unix:/run/x', None),
+    ('unix:/run/x:443', None),
+    ('[::]:x', None),
+]
+
+
+@pytest.mark.parametrize(('word', 'address'), ADDRESSES)
+def test_address(word: str, address: Address | None) -> None:
+    assert parse_address(word) == address
+
+
+@pytest.mark.parametrize(
+    ('host', 'key'),
+    [('', '0.0.0.0'), ('0.0.0.0', '0.0.0.0'), ('[::]', '::'), ('[2001:db8:0:0::1]', '2001:db8::1'), ('[::ffff:192.0.2.1]', '::ffff:192.0.2.1'), ('x', 'X')],
+)
+def test_public_key(host: str, key: str) -> None:
+    assert public_key(host, str.upper).replace('c000:201', '192.0.2.1') == key
+
+
+@pytest.mark.parametrize('path', sorted(CORPUS.glob('*.conf')), ids=lambda path: path.stem)
+def test_both_readers_agree(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """crossplane is the oracle of the lexer (it follows includes, which the corpus names but does not have)."""
+    main = tmp_path / 'nginx.conf'
+    main.write_bytes(re.sub(rb'(?m)^\s*include .*;', b'', path.read_bytes()))
+    config = read(str(main))
+    assert [place for place in config.places() if place.context == ('http', 'server') and place.statement.name == 'listen']
+
+
+def test_lua_that_crossplane_does_not_understand(tmp_path: pathlib.Path) -> None:
+    """A lone brace in a Lua comment: refused, with the line, rather than half understood."""
+    (tmp_path / 'nginx.conf').write_text('http {\n  init_by_lua_block {\n -- {\n }\n  server { listen 443; }\n}\n')
+    with pytest.raises(Failed, match=r'nginx.conf:\d+: '):
+        read(str(tmp_path / 'nginx.conf'))
+
+
+def test_includes(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'sites').mkdir()
+    (tmp_path / 'nginx.conf').write_text('http { include sites/*; server { include "listen.inc"; } server { include listen.inc; } }')
+    (tmp_path / 'listen.inc').write_text('listen 443;')
+    (tmp_path / 'sites' / 'b').write_text('server { listen 1; }')
+    (tmp_path / 'sites' / 'a').write_text('server { listen 2; }')
+    (tmp_path / 'sites' / '.hidden').write_text('broken')
+    config = read(str(tmp_path / 'nginx.conf'))
+    found = [(place.path, place.context, place.statement.arguments) for place in config.places() if place.statement.name == 'listen']
+    assert found == [
+        (str(tmp_path / 'sites' / 'a'), ('http', 'server'), ['2']),
+        (str(tmp_path / 'sites' / 'b'), ('http', 'server'), ['1']),
+        (str(tmp_path / 'listen.inc'), ('http', 'server'), ['443']),
+        (str(tmp_path / 'listen.inc'), ('http', 'server'), ['443']),
+    ]
+
+
+def test_missing_include(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'nginx.conf').write_text('events {}\ninclude gone.conf;')
+    with pytest.raises(Failed, match=r'nginx.conf:2: .*gone.conf'):
+        read(str(tmp_path / 'nginx.conf'))
+
+
+def test_large_file(tmp_path: pathlib.Path) -> None:
+    server = 'server { listen 443 ssl; server_name %d.example; location / { return 200 "%s"; } }\n'
+    (tmp_path / 'nginx.conf').write_text('http {\n' + ''.join(server % (number, 'x' * 40) for number in range(5000)) + '}\n')
+    assert (tmp_path / 'nginx.conf').stat().st_size > 510 * 1024
+    config = read(str(tmp_path / 'nginx.conf'))
+    assert sum(place.statement.name == 'listen' for place in config.places()) == 5000
