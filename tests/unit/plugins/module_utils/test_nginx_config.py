@@ -106,8 +106,8 @@ def test_both_readers_agree(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
 
 
 def test_lua_that_crossplane_does_not_understand(tmp_path: pathlib.Path) -> None:
-    """A lone brace in a Lua comment: refused, with the line, rather than half understood."""
-    (tmp_path / 'nginx.conf').write_text('http {\n  init_by_lua_block {\n -- {\n }\n  server { listen 443; }\n}\n')
+    """A lone brace in a long Lua string: refused, with the line, rather than half understood."""
+    (tmp_path / 'nginx.conf').write_text('http {\n  init_by_lua_block {\n x = [[ { ]]\n }\n  server { listen 443; }\n}\n')
     with pytest.raises(Failed, match=r'nginx.conf:\d+: '):
         read(str(tmp_path / 'nginx.conf'))
 
