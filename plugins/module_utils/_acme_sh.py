@@ -22,7 +22,7 @@ import typing as t
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._process import Run
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
 
-HAPROXY_DEPLOY = '/usr/local/lib/seamless-tls-alpn/haproxy-deploy'
+HAPROXY_DEPLOY = '/usr/local/lib/seamless-tls-alpn/haproxy_deploy.py'
 KEY_TYPES = ('ec-256', 'ec-384', 'ec-521', '2048', '3072', '4096')
 
 # acme.sh's CA_NAMES and CA_SERVERS
@@ -167,7 +167,7 @@ def reload_command(reload: str, combined: str | None) -> str:
     if (reload == 'haproxy') != bool(combined):
         raise Failed('install.combined, the one file with key and chain that HAProxy reads, goes with reload: haproxy, and only with it')
     if reload == 'haproxy':
-        return '%s %s' % (HAPROXY_DEPLOY, shlex.quote(combined or ''))
+        return 'python3 %s %s' % (HAPROXY_DEPLOY, shlex.quote(combined or ''))
     return {'nginx': 'nginx -t -q && nginx -s reload', 'apache': 'apachectl configtest && apachectl graceful'}.get(reload, reload)
 
 

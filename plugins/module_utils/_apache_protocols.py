@@ -40,7 +40,9 @@ class Host(t.NamedTuple):
         """Whether it offers acme-tls/1."""
         return ACME in self.protocols
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """Where it stands."""
         return '%s:%d' % (self.section.file, self.section.line)
 
 
@@ -56,10 +58,10 @@ class Base(t.NamedTuple):
 
 
 class Decision(t.NamedTuple):
-    """The contents of files that shall be (None: no such file), and the virtual hosts that offer acme-tls/1 then."""
+    """The contents of files that shall be (None: no such file), and the places of the virtual hosts that offer acme-tls/1 then."""
 
     files: dict[str, bytes | None]
-    answering: list[Host]
+    answering: set[str]
 
 
 def _has_port(address: str, port: int) -> bool:
@@ -215,11 +217,14 @@ def _indent(data: bytes, line_begin: int, after: int) -> bytes:
 
 def _refuse_shared(base: Base, chosen: t.Sequence[Host]) -> None:
     """Raise Failed if a Protocols line that has to change is also that of a virtual host that is not meant."""
+    meant = {host.place for host in chosen}
+    others = {(line.file, line.line): host.place for host in base.hosts if host.place not in meant for line in host.own}
     for host in chosen:
-        for other in base.hosts:
-            shared = host.own and not host.answers and other not in chosen and other.own and other.own[-1][2:4] == host.own[-1][2:4]
-            if shared:
-                raise Failed('%s:%d: this line is also that of %s; name that one, too, or none' % (host.own[-1].file, host.own[-1].line, other))
+        if host.own and not host.answers:
+            line = host.own[-1]
+            other = others.get((line.file, line.line))
+            if other is not None:
+                raise Failed('%s:%d: this line is also that of %s; name that one, too, or none' % (line.file, line.line, other))
 
 
 def render_front(base: Base, edits: t.Mapping[str, t.Sequence[_spans.Edit]]) -> bytes | None:
@@ -255,7 +260,7 @@ def decide(base: Base, chosen: t.Sequence[Host] | None) -> Decision:
     wanted: dict[str, bytes | None] = {path: _spans.apply(content, edits.get(path, {}).values()) for path, content in base.data.items()}
     wanted[config.front] = front
     files = {path: content for path, content in wanted.items() if content != config.data.get(path)}
-    answering = [host for host in base.hosts if host.answers or (chosen is not None and host in chosen)]
+    answering = {host.place for host in base.hosts if host.answers} | {host.place for host in chosen or ()}
     return Decision(files, answering)
 
 

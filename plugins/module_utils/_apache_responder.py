@@ -47,6 +47,7 @@ KEY_TYPES = ('', '.secp256r1', '.secp384r1', '.secp521r1')
 CERTIFICATES = ['acme-tls-alpn-01-pubcert%s.pem' % suffix for suffix in KEY_TYPES]
 KEYS = ['acme-tls-alpn-01-privkey%s.pem' % suffix for suffix in KEY_TYPES]
 MARKER = '.seamless-tls-alpn'  # beside them: a symbolic link to "PID.START", the process whose challenge this is
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TIMEOUT = 30  # seconds until a certificate in the store has to be served, or a challenge before us to end
 KEY_OPTIONS = {
     'rsaEncryption': ['rsa:2048'],
@@ -61,6 +62,9 @@ class Refused(Exception):
     """A challenge that can't be answered, and why."""
 
 
+FAILURES = (Refused, OSError, subprocess.SubprocessError)
+
+
 class Config(t.NamedTuple):
     """What ``responder.json`` says."""
 
@@ -70,11 +74,12 @@ class Config(t.NamedTuple):
 
 
 class Answer(t.NamedTuple):
-    """What one endpoint answered to an acme-tls/1 handshake: the protocol chosen, the certificate (PEM, None: no handshake)."""
+    """What one endpoint answered to an acme-tls/1 handshake: whether it was reached, the protocol chosen, the certificate (PEM)."""
 
     endpoint: str
-    protocol: str | None
-    certificate: str | None
+    reached: bool = False
+    protocol: str | None = None
+    certificate: str | None = None
 
 
 def read_config(path: str) -> Config:
@@ -151,9 +156,9 @@ def ask(config: Config, endpoint: str, sni: str) -> Answer:
         # Its exit code says how the connection ended, which is not of interest.
         out = subprocess.run(client, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace', timeout=10, check=False).stdout
     except subprocess.TimeoutExpired:
-        return Answer(endpoint, None, None)
+        return Answer(endpoint)
     protocol = re.search(r'^ALPN protocol: (\S+)', out, re.MULTILINE)
-    return Answer(endpoint, protocol.group(1) if protocol else None, next(iter(pem_blocks(out)), None))
+    return Answer(endpoint, 'CONNECTED' in out, protocol.group(1) if protocol else None, next(iter(pem_blocks(out)), None))
 
 
 def site(config: Config, kind: str, value: str) -> Answer:
@@ -164,8 +169,10 @@ def site(config: Config, kind: str, value: str) -> Answer:
     answers = [ask(config, endpoint, sni_of(kind, value)) for endpoint in config.endpoints]
     able = [answer for answer in answers if answer.certificate and answer.protocol == ACME]
     if not able:
-        seen = ['%s: %s' % (one.endpoint, 'no %s, the virtual host lacks it in Protocols' % ACME if one.certificate else 'no TLS') for one in answers]
-        raise Refused('Apache does not answer %s for %s (%s); run the role seamless.tls_alpn.apache for it' % (ACME, value, '; '.join(seen)))
+        seen = ['%s %s' % (one.endpoint, 'does not offer it' if one.reached else 'can not be reached') for one in answers]
+        raise Refused(
+            'no virtual host answers %s for %s (%s): run the role seamless.tls_alpn.apache, which adds it to Protocols' % (ACME, value, ', '.join(seen))
+        )
     check = '-checkip' if kind == 'IP' else '-checkhost'
     for answer in able:
         if 'does match' in openssl(config, 'x509', '-noout', check, value, stdin=answer.certificate or ''):
@@ -262,6 +269,8 @@ class Challenge:
         """Take out of the store what this process put there."""
         if self._holder() == self._me:
             remove_from(self._directory, [name for name in self._contents if self._is_there(name)])
+        with contextlib.suppress(OSError):  # ended before the marker was there, or gone, or somebody else's
+            os.rmdir(self._directory)
 
 
 def remove_from(directory: str, names: t.Iterable[str]) -> None:
@@ -314,12 +323,12 @@ def check_request(config: Config, path: str) -> None:
             site(config, kind, value)
             become_owner(config.store)
             code = 0
-        except Refused as error:
+        except FAILURES as error:
             complain(error)
         finally:
             os._exit(code)
     if os.waitpid(pid, 0)[1]:
-        sys.exit(1)
+        raise SystemExit(1)
 
 
 def respond(config: Config, path: str) -> None:
@@ -353,17 +362,14 @@ def respond(config: Config, path: str) -> None:
         challenge.remove()
 
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
 def end(number: int, dummy: t.Any) -> None:
     """Turn a signal into the way out, past every ``finally``."""
-    sys.exit(128 + number)
+    raise SystemExit(128 + number)
 
 
 def complain(error: Exception) -> None:
     """Say what is wrong where acme.sh shows it, and in the system's log."""
-    print('seamless.tls_alpn: %s' % error, file=sys.stderr)
+    sys.stderr.write('seamless.tls_alpn: %s\n' % error)
     syslog.openlog('seamless-tls-alpn')
     syslog.syslog(syslog.LOG_ERR, str(error))
 
@@ -380,9 +386,9 @@ def main(argv: list[str]) -> None:
             if words[:1] == ['req'] and option(words, '-config'):
                 check_request(config, option(words, '-config') or '')
             os.execv(config.openssl, [config.openssl, *words])
-    except (Refused, OSError, subprocess.SubprocessError) as error:
+    except FAILURES as error:
         complain(error)
-        sys.exit(1)
+        raise SystemExit(1) from error
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import os
 import re
 import shlex
@@ -21,7 +20,7 @@ import ssl
 import tempfile
 import typing as t
 
-from ansible_collections.seamless.tls_alpn.plugins.module_utils import _probe, _process, _spans
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import _listeners, _probe, _process, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._apache_config import Config, Directive, include_lines, read
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_apache import environment
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
@@ -85,6 +84,13 @@ class ApacheServer:
             return None
         return pid if program == os.path.realpath(self._binary) and _process.is_alive(pid) else None
 
+    def refuse_fatal(self, config: Config) -> None:
+        """Raise Failed where the running httpd would end at a reload, with our change or without; `httpd -t` does not look at these."""
+        master = self.master()
+        if master is not None and self._reload != 'none':
+            _refuse_foreign_keys(config)
+            _refuse_taken_ports(config, [master, *_process.children(master)])
+
     def check(self, staged: t.Mapping[str, str | None]) -> None:
         """Let httpd check the configuration with the staged files in place of the real ones (by real path); raise Failed.
 
@@ -140,11 +146,19 @@ class ApacheServer:
         self.reloaded = True
 
     def _start(self) -> None:
-        """Start httpd again as it was started before."""
+        """Start httpd again as it was started before. Workers that it left behind may hold the port for a while."""
         command = ['systemctl', 'start', self._unit] if self._unit is not None else [*self._environment, *self._started_as]
-        code, dummy, err = self._run(command)
-        if code or not _process.wait_for(lambda: self.master() is not None, RELOAD_TIMEOUT):
-            raise Failed('Apache had ended and can not be started again: %s' % err.strip())
+        said = ''
+
+        def starts() -> bool:
+            nonlocal said
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._pid_path)  # of a process that ended, but whose parent has not taken note
+            code, dummy, said = self._run(command)
+            return code == 0 and _process.wait_for(lambda: self.master() is not None, SIGNAL_TIMEOUT)
+
+        if not _process.wait_for(starts, RELOAD_TIMEOUT, 1):
+            raise Failed('Apache had ended and can not be started again: %s' % said.strip())
         self.reloaded = True
 
     def _log_size(self) -> int:
@@ -245,8 +259,7 @@ def _certificate_files(server: Directive) -> list[tuple[str, str | None]]:
     return found
 
 
-def check_certificates(config: Config) -> None:
-    """Raise Failed if httpd would not survive a reload since a key is not that of its certificate (`httpd -t` does not look)."""
+def _refuse_foreign_keys(config: Config) -> None:
     for certificate, key in _certificate_files(config.server):
         if key is None:
             continue
@@ -255,8 +268,20 @@ def check_certificates(config: Config) -> None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b'')
             except ssl.SSLError as error:
-                if error.reason == 'KEY_VALUES_MISMATCH':
+                if error.reason in ('KEY_VALUES_MISMATCH', 'KEY_TYPE_MISMATCH', 'NO_CERTIFICATE_ASSIGNED'):  # the last: no certificate of this type
                     raise Failed('%s is not the key of %s; Apache would end at its next reload' % (key, certificate)) from error
+
+
+def _refuse_taken_ports(config: Config, own: t.Collection[int]) -> None:
+    for listen in config.server.find('listen'):
+        host, dummy, port = listen.arguments[0].rpartition(':')
+        wild = ('', '*', '0.0.0.0', '::')
+        clashing = [one for one in _listeners.listeners(int(port)) if host.strip('[]') in wild or one.address in wild or one.address == host.strip('[]')]
+        if clashing and not any(one.pid in own for one in clashing):
+            raise Failed(
+                '%s:%d: port %s is in use by %s (process %s); Apache would end at its next reload'
+                % (listen.file, listen.line, port, clashing[0].process or 'another program', clashing[0].pid)
+            )
 
 
 def certificates(config: Config, store: str) -> set[str]:
@@ -264,11 +289,4 @@ def certificates(config: Config, store: str) -> set[str]:
     paths = [os.path.join(config.root, certificate) for certificate, dummy in _certificate_files(config.server)]
     for group in ('domains', 'staging'):
         paths += glob.glob(os.path.join(glob.escape(store), group, '*', 'pubcert*.pem'))
-    found = set()
-    for path in paths:
-        with contextlib.suppress(OSError, ValueError):
-            with open(path, encoding='ascii', errors='replace') as stream:
-                text = stream.read()
-            begin, end = text.index('-----BEGIN CERTIFICATE-----'), text.index('-----END CERTIFICATE-----')
-            found.add(hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin:end] + '-----END CERTIFICATE-----')).hexdigest())
-    return found
+    return {found for found in map(_probe.certificate_in, paths) if found is not None}

@@ -111,7 +111,8 @@ def apache_capability(run: _process.Run, binary: str, config: str | None = None)
     config = config or os.path.join(built.root, built.config)
     variables = environment(run, os.path.dirname(config))
     dumps = [word for name in ('INCLUDES', 'MODULES', 'RUN_CFG') for word in ('-D', 'DUMP_' + name)]
-    code, dump, errors = run(['env', *('%s=%s' % item for item in sorted(variables.items())), binary, '-f', config, '-t', *dumps])
+    instance = ['-d', os.path.dirname(config)] if variables else []  # as apache2ctl starts each of Debian's instances
+    code, dump, errors = run(['env', *('%s=%s' % item for item in sorted(variables.items())), binary, *instance, '-f', config, '-t', *dumps])
     loaded = parse_dump(dump)
     root = loaded.root or built.root
     ssl, md = (find_module(name, loaded.modules, [os.path.join(root, 'modules'), *MODULES]) for name in ('ssl', 'md'))

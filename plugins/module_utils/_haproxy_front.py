@@ -195,7 +195,8 @@ def _check_routing(config: hc.Config, binds: t.Sequence[PublicBind]) -> None:
     """Raise Failed where somebody has put up a front by hand already."""
     sections = {bind.line.section for bind in binds}
     for line in config.lines:
-        if line.section in sections and {'req.ssl_alpn', 'req_ssl_alpn'} & set(line.values) and any('acme-tls/1' in value for value in line.values):
+        text = ' '.join(line.values)
+        if line.section in sections and re.search(r'\breq[._]ssl_alpn\b', text) and 'acme-tls/1' in text:
             raise Failed('%s: this port has a front for acme-tls/1 already; take it away first, then this can put up its own' % str(line))
 
 
@@ -469,6 +470,7 @@ def _read_current(config: hc.Config, environ: t.Mapping[str, str]) -> _Current:
 
 
 def _moves(records: t.Iterable[_spans.Record]) -> set[tuple[str, bytes, bytes]]:
+    """Give what moves where, to see whether everything stays within reach of workers that have a front from before."""
     return {(record.path, before, after) for record in records for dummy, before, after in record.edits}
 
 
@@ -484,7 +486,7 @@ def _report(config: hc.Config, binds: t.Sequence[PublicBind], wishes: Wishes, fi
         path, data = bind.line.path, config.data[bind.line.path]
         address = _endpoint(wishes, number, frontend)[0]
         words = [b'bind', address.split()[0]]
-        line = next(line for line, text in enumerate((files[path] or b'').split(b'\n'), 1) if text.split()[:2] == words)
+        line = next((line for line, text in enumerate((files[path] or b'').split(b'\n'), 1) if text.split()[:2] == words), bind.line.number)
         moved.append(Moved(path, line, _text(data[bind.line.begin : bind.line.end]), _text(bind.moved(data, address))))
     return moved
 
@@ -518,15 +520,15 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
             words = (text.strip().decode('latin-1'), was.strip().decode('latin-1'))
             warnings.append('%s: "%s" is not there any more; nothing was put back for it (it was "%s")' % (path, *words))
     before: dict[str, bytes | None] = dict(config.data)
-    touched = [path for path in {**before, **wanted} if before.get(path) != wanted.get(path)]
+    touched = {path for path in {**before, **wanted} if before.get(path) != wanted.get(path)}
     stages = []
     if touched:
-        stages = [{path: wanted.get(path) for path in touched}]
-        if current.path is not None and not _moves(current.records) <= _moves(records):
-            between: dict[str, bytes | None] = {}
-            for path in touched:
-                between[path] = None if path not in current.bodies else current.middle(path, [line for line in parsed.lines if line.path == path]) or None
-            stages.insert(0, between)
+        two = not _moves(current.records) - set(current.missing) <= _moves(records)
+        if two:
+            touched |= set(current.undo)  # half way, all of them have their public binds back
+            lines = {path: [line for line in parsed.lines if line.path == path] for path in touched}
+            stages.append({path: current.middle(path, lines[path]) or None if path in current.bodies else None for path in touched})
+        stages.append({path: wanted.get(path) for path in touched})
     handoffs = []
     if state == 'present':
         handoffs = [_endpoint(wishes, number, frontend)[0].decode().split()[0] for number, (frontend, dummy) in enumerate(_names(wishes, len(binds)))]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import typing as t
 
@@ -25,6 +26,8 @@ DRAIN_LIMIT = 60  # seconds; what has not sent its ClientHello by then is not wa
 TRIES = 50  # acme-tls/1 handshakes for each public address: one that another socket takes now and then has to show
 _LISTEN = '0A'  # TCP_LISTEN in /proc/net/tcp
 _WITH_VALUE = ('-C', '-L', '-N', '-S', '-f', '-m', '-n', '-p', '-x')  # options that take the next word (management guide, 3)
+
+_PROCESS_VARIABLE = re.compile(r'(?:HAPROXY_(?:MWORKER.*|PROCESSES|STARTUPLOGS_FD|LOAD_SUCCESS)|NOTIFY_SOCKET|LISTEN_(?:FDS|PID))\Z')
 
 
 class Arguments(t.NamedTuple):
@@ -91,7 +94,7 @@ def environment(process: Process | None) -> dict[str, str]:
             pairs = [os.fsdecode(item).partition('=') for item in stream.read().split(b'\0') if item]
     except OSError as error:
         raise Failed('the environment of haproxy (process %d) can not be read: %s' % (process.pid, error.strerror)) from error
-    return {name: value for name, dummy, value in pairs if not name.startswith('HAPROXY_') and name not in ('NOTIFY_SOCKET', 'LISTEN_FDS', 'LISTEN_PID')}
+    return {name: value for name, dummy, value in pairs if not _PROCESS_VARIABLE.match(name)}
 
 
 def _is_haproxy(pid: int) -> bool:
@@ -103,14 +106,11 @@ def processes() -> list[Process]:
     """Give every HAProxy of this host (not those of containers on it)."""
     namespace = os.stat('/proc/self/ns/pid').st_ino
     found = []
-    for name in os.listdir('/proc'):
-        if not name.isdigit() or not _is_haproxy(int(name)):
-            continue
-        try:
-            if os.stat('/proc/%s/ns/pid' % name).st_ino == namespace and not _is_haproxy(_process.parent(int(name))):
-                found.append(Process(int(name), read_arguments(_process.command_line(int(name)), os.readlink('/proc/%s/cwd' % name))))
-        except FileNotFoundError:
-            continue
+    for pid in [int(name) for name in os.listdir('/proc') if name.isdigit()]:
+        if _is_haproxy(pid) and not _is_haproxy(_process.parent(pid)):
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat('/proc/%d/ns/pid' % pid).st_ino == namespace:
+                    found.append(Process(pid, read_arguments(_process.command_line(pid), os.readlink('/proc/%d/cwd' % pid))))
     return found
 
 
@@ -269,12 +269,17 @@ class HaproxyServer:
             if not _process.is_alive(master):
                 refused.append('haproxy ended')
             elif ready and not new:
-                refused.append(_process.journal(self._run, unit) if unit else 'its log tells why')
+                refused.append(self._reason(unit))
             return bool(refused) or bool(new) and not self._listening(old)
 
         if not _process.wait_for(is_decided, RELOAD_TIMEOUT) or refused:
             raise Failed('HAProxy did not take the new configuration and kept the old one: %s' % (refused or ['the old workers still listen'])[0])
         self._before_last = old
+
+    def _reason(self, unit: str | None) -> str:
+        """Give what HAProxy logged when it refused a configuration, where that is to be found."""
+        alerts = [line for line in _process.journal(self._run, unit, 50).splitlines() if '[ALERT]' in line] if unit else []
+        return '\n'.join(dict.fromkeys(alerts)) or 'its log tells why'
 
     def _listening(self, workers: t.Mapping[int, int]) -> bool:
         return any(_process.started(pid) == when and _listens(pid) for pid, when in workers.items())

@@ -10,10 +10,8 @@ PRIVATE to the collection, may change at any time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import signal
-import ssl
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _probe, _process, _spans
@@ -183,12 +181,6 @@ def _includes(statements: list[Statement]) -> t.Iterator[Statement]:
 
 def certificates(config: Config) -> set[str]:
     """Give the SHA-256 of the certificates on disk, any of which a reload may begin to serve (renewed since the last one)."""
-    found = set()
-    for place in config.places():
-        if place.statement.name == 'ssl_certificate' and place.statement.arguments:
-            with contextlib.suppress(OSError, ValueError):
-                with open(os.path.join(os.path.dirname(config.main), place.statement.arguments[0]), encoding='ascii', errors='replace') as stream:
-                    text = stream.read()
-                begin, end = text.index('-----BEGIN CERTIFICATE-----'), text.index('-----END CERTIFICATE-----')
-                found.add(hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin:end] + '-----END CERTIFICATE-----')).hexdigest())
-    return found
+    directory = os.path.dirname(config.main)
+    paths = [place.statement.arguments[0] for place in config.places() if place.statement.name == 'ssl_certificate' and place.statement.arguments]
+    return {found for found in (_probe.certificate_in(os.path.join(directory, path)) for path in paths) if found is not None}

@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
-Run = t.Callable[[t.List[str]], t.Tuple[int, str, str]]
+Run = t.Callable[[list[str]], tuple[int, str, str]]
 
 
 def wait_for(condition: t.Callable[[], bool], timeout: float, interval: float = 0.05) -> bool:
@@ -107,9 +107,9 @@ def unit_of(run: Run, pid: int) -> str | None:
     return None
 
 
-def journal(run: Run, unit: str) -> str:
+def journal(run: Run, unit: str, lines: int = 10) -> str:
     """Give the last lines that the unit logged."""
-    return run(['journalctl', '--quiet', '--no-pager', '--lines', '10', '--output', 'cat', '--unit', unit])[1].strip()
+    return run(['journalctl', '--quiet', '--no-pager', '--lines', str(lines), '--output', 'cat', '--unit', unit])[1].strip()
 
 
 def reload_unit(run: Run, unit: str) -> None:

@@ -175,7 +175,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         config = server.read()
         base = _apache_protocols.base_of(config, port)
         warnings = list(base.warnings)
-        store = os.path.join(config.root, (config.server.last('mdstoredir') or ['md'])[0])
+        store = os.path.normpath(os.path.join(config.root, (config.server.last('mdstoredir') or ['md'])[0]))
 
         # Decide
         chosen = None
@@ -194,7 +194,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
                 endpoint = _probe.Endpoint(address, port)
                 seen = _probe.look([endpoint], list(names)) if _probe.is_reachable(endpoint) else []
                 before += seen
-                offered.update({(endpoint, one.sni): names[one.sni] in decision.answering for one in seen if one.certificate})
+                offered.update({(endpoint, one.sni): names[one.sni].place in decision.answering for one in seen if one.certificate})
             now = _apache_server.offers(offered)
             if not steps and any((one.negotiated == _probe.ACME) != offered[one.endpoint, one.sni] for one in now):
                 steps = [{}]  # the files are right; Apache has not loaded them
@@ -213,8 +213,12 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         result: dict[str, t.Any] = {
             'changed': bool(steps),
             'diff': _spans.diff({path: (config.data.get(path), content) for path, content in decision.files.items()}),
-            'virtual_hosts': [{'file': host.section.file, 'line': host.section.line, 'names': host.names} for host in decision.answering],
-            'public': [str(_probe.Endpoint(address, port)) for address, names in reached.items() if any(host in decision.answering for host in names.values())],
+            'virtual_hosts': [
+                {'file': host.section.file, 'line': host.section.line, 'names': host.names} for host in base.hosts if host.place in decision.answering
+            ],
+            'public': [
+                str(_probe.Endpoint(address, port)) for address, names in reached.items() if any(host.place in decision.answering for host in names.values())
+            ],
             'store': store,
             'reloaded': server.reloaded,
             'verified': [one.report() for one in server.verified],
