@@ -18,39 +18,39 @@ BINARY = '/usr/sbin/haproxy'
 # Debian's own defaults, `mode http` among them, then two certificates by SNI, a `listen` section, and IPv6.
 MAIN = """\
 global
-	maxconn 2000
+\tmaxconn 2000
 
 defaults
-	log	global
-	mode	http
-	option	httplog
-	option	dontlognull
+\tlog\tglobal
+\tmode\thttp
+\toption\thttplog
+\toption\tdontlognull
         timeout connect 5000
         timeout client  50000
         timeout server  50000
 
 frontend www
-	bind 127.0.0.1:%(port)d,127.0.0.1:%(other)d ssl crt %(a)s crt %(b)s alpn h2,http/1.1
-	bind [::1]:%(port)d v6only ssl crt %(a)s crt %(b)s alpn h2,http/1.1 # the same for IPv6
-	http-request set-header X-Forwarded-For %%[src]
-	http-request set-header X-Port %%[dst_port]
-	use_backend b if { ssl_fc_sni b.example }
-	default_backend a
+\tbind 127.0.0.1:%(port)d,127.0.0.1:%(other)d ssl crt %(a)s crt %(b)s alpn h2,http/1.1
+\tbind [::1]:%(port)d v6only ssl crt %(a)s crt %(b)s alpn h2,http/1.1 # the same for IPv6
+\thttp-request set-header X-Forwarded-For %%[src]
+\thttp-request set-header X-Port %%[dst_port]
+\tuse_backend b if { ssl_fc_sni b.example }
+\tdefault_backend a
 
 listen c
-	bind 127.0.0.2:%(port)d ssl crt %(c)s
-	http-request set-header X-Forwarded-For %%[src]
-	http-request set-header X-Port %%[dst_port]
-	http-request set-header X-Backend c
-	server web 127.0.0.1:%(web)d
+\tbind 127.0.0.2:%(port)d ssl crt %(c)s
+\thttp-request set-header X-Forwarded-For %%[src]
+\thttp-request set-header X-Port %%[dst_port]
+\thttp-request set-header X-Backend c
+\tserver web 127.0.0.1:%(web)d
 
 backend a
-	http-request set-header X-Backend a
-	server web 127.0.0.1:%(web)d
+\thttp-request set-header X-Backend a
+\tserver web 127.0.0.1:%(web)d
 
 backend b
-	http-request set-header X-Backend b
-	server web 127.0.0.1:%(web)d
+\thttp-request set-header X-Backend b
+\tserver web 127.0.0.1:%(web)d
 """
 
 

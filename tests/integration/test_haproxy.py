@@ -17,6 +17,7 @@ import typing as t
 import harness
 import pytest
 from haproxy_site import BINARY, HaproxySite
+from nginx_site import NginxSite
 
 pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason='HAProxy is not installed')
 CORPUS = sorted((pathlib.Path(__file__).parents[1] / 'corpus' / 'haproxy').glob('*.cfg'))
@@ -264,6 +265,35 @@ def test_idle_connection_survives(site: HaproxySite) -> None:
         assert site.run().changed
         secured.sendall(b'GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
         assert secured.recv(4096).startswith(b'HTTP/1.1 200')
+
+
+def test_renewed_certificate(site: HaproxySite) -> None:
+    """What was renewed on disk since the last reload may be served after it; that is no reason to put everything back."""
+    site.start()
+    other = site.root / 'other'
+    other.mkdir()
+    site.certificates['a.example'].write_bytes(harness.certificate(other, 'a.example').read_bytes())
+    assert site.run().changed
+    assert harness.get(site.port, 'a.example').certificate == harness.fingerprint(site.certificates['a.example'])
+
+
+def test_nginx_on_the_same_host(site: HaproxySite) -> None:
+    """Each module has its own server and leaves the other alone."""
+    nginx = NginxSite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-nginx-')))
+    try:
+        nginx.start()
+        site.start()
+        before = nginx.picture()
+        assert site.run().changed
+        assert nginx.picture() == before and nginx.answers('a.example')
+        assert 'port %d' % site.port in nginx.run(https_port=site.port).message
+        there = site.picture()
+        assert nginx.run().changed and nginx.answers('a.example')
+        assert site.picture() == there and site.answers('a.example')
+        assert site.run(state='absent').changed
+        assert nginx.answers('a.example')
+    finally:
+        nginx.remove()
 
 
 def test_stopped(site: HaproxySite) -> None:

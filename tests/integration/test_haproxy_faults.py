@@ -141,18 +141,19 @@ def test_killed_at_each_rename(state: str) -> None:
     site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
     try:
         files = spread(site)
-        original = site.picture().bytes
         site.start(*[word for file in files for word in ('-f', str(file))])
+        back = 'absent' if state == 'present' else 'present'
+        if back == 'present':
+            assert site.run().changed
+        before = site.picture().bytes
         with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
             for number in range(1, 20):
-                if state == 'absent':
-                    assert site.run().changed
                 killed = site.run(state=state, environment={'KILL_BEFORE_RENAME': str(number)})
                 if killed.code == 0:
                     break
                 assert killed.code == -signal.SIGKILL
-                site.run(state='absent')
-                assert site.picture().bytes == original
+                site.run(state=back)
+                assert site.picture().bytes == before
         assert number == (5 if state == 'present' else 8)  # one more than there are renames
     finally:
         site.remove()
