@@ -271,11 +271,14 @@ class Transaction:
     def _put_back(self, server: Server | None, error: BaseException) -> None:
         try:
             self._restore()
+        except OSError as second:
+            raise Failed('%s; and putting the files back failed: %s (the next run tries again)' % (error, second)) from error
+        self._end()
+        try:
             if server is not None:
                 server.apply()
-        except (Failed, OSError) as second:
-            raise Failed('%s; and putting the files back failed: %s' % (error, second)) from error
-        self._end()
+        except Failed as second:
+            raise Failed('%s; the files are as they were, but the server does not take them either: %s' % (error, second)) from error
 
     def _end(self) -> None:
         _remove(self._journal)  # from here on the change stands

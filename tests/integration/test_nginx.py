@@ -2,54 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import socket
-import ssl
-import threading
-
 import harness
 import pytest
 from nginx_site import SITE, NginxSite
 
 HANDOFFS = ['proxy_protocol', 'pass', 'plain']
-
-
-class Responder:
-    """A TLS server at the responder's address that chooses acme-tls/1 (as openssl s_server does for acme.sh)."""
-
-    def __init__(self, site: NginxSite) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(harness.certificate(site.root, 'challenge.example'))
-        context.set_alpn_protocols(['acme-tls/1'])
-        self._socket = context.wrap_socket(socket.create_server(('127.0.0.1', site.acme)), server_side=True)
-        self.certificate = harness.fingerprint(site.root / 'challenge.example.pem')
-
-    def __enter__(self) -> Responder:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                self._socket.accept()[0].close()
-            except ssl.SSLError:
-                continue
-            except OSError:
-                return
-
-    def __exit__(self, *dummy: object) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
-def challenge(site: NginxSite, *alpn: str, address: str = '127.0.0.1') -> tuple[str, str | None]:
-    """Make a handshake with these protocols; give the certificate and what was chosen."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(list(alpn))
-    with socket.create_connection((address, site.port), harness.PATIENCE) as plain, context.wrap_socket(plain, server_hostname='a.example') as secured:
-        return hashlib.sha256(secured.getpeercert(True)).hexdigest(), secured.selected_alpn_protocol()
 
 
 @pytest.mark.parametrize('handoff', HANDOFFS)
@@ -72,11 +29,11 @@ def test_four_times_and_back(site: NginxSite, handoff: str) -> None:
             assert harness.get(site.port, name, alpn=['h2', 'http/1.1']).protocol == 'h2'
             assert harness.get(site.port, name, address='::1').body.startswith(name)
         assert 'Location: https://' not in harness.get(site.port, 'a.example', '/away').headers
-        with Responder(site) as responder:
+        with harness.Responder(site.acme, site.root) as responder:
             for address in ('127.0.0.1', '::1'):
-                assert challenge(site, 'acme-tls/1', address=address) == (responder.certificate, 'acme-tls/1')
+                assert harness.offer(site.port, ['acme-tls/1'], address) == (responder.certificate, 'acme-tls/1')
             for protocols in (['h2', 'acme-tls/1'], ['acme-tls/1', 'http/1.1'], ['x-acme-tls/1'], ['ACME-TLS/1'], ['acme-tls/1.1']):
-                assert challenge_or_refusal(site, protocols) != responder.certificate
+                assert harness.offer(site.port, protocols)[0] != responder.certificate
     if handoff == 'pass':  # nginx itself loses what has not sent its ClientHello when it reloads with `pass` in place
         assert site.run(state='absent').changed
     else:
@@ -89,14 +46,6 @@ def test_four_times_and_back(site: NginxSite, handoff: str) -> None:
             assert site.picture() == gone
     assert site.picture().bytes == before.bytes
     assert site.answers('b.example')
-
-
-def challenge_or_refusal(site: NginxSite, protocols: list[str]) -> str | None:
-    """Give the certificate that answers, or None where the site refuses the protocols (RFC 7301 section 3.2)."""
-    try:
-        return challenge(site, *protocols)[0]
-    except ssl.SSLError:
-        return None
 
 
 @pytest.mark.parametrize(('first', 'then'), [('proxy_protocol', 'plain'), ('plain', 'proxy_protocol'), ('proxy_protocol', 'pass')])

@@ -506,9 +506,12 @@ def test_corpus_is_there() -> None:
 
 @pytest.mark.parametrize('path', CORPUS, ids=lambda path: path.stem)
 @pytest.mark.parametrize('handoff', ['abns', 'plain'])
-def test_corpus(path: pathlib.Path, handoff: str) -> None:
+@pytest.mark.parametrize('variant', ['as it is', 'CRLF', 'Latin-1'])
+def test_corpus(path: pathlib.Path, handoff: str, variant: str) -> None:
     """Every bind on 443 is the front's afterwards, present is idempotent, and absent gives back every byte."""
-    config = config_of({str(path): path.read_bytes()})
+    data = path.read_bytes()
+    data = {'as it is': data, 'CRLF': data.replace(b'\n', b'\r\n'), 'Latin-1': data.replace(b'cafe', b'caf\xe9') + b'# \xe9\n'}[variant]
+    config = config_of({str(path): data})
     if handoff == 'plain' and b'tcp-request connection' in config.data[str(path)]:
         with pytest.raises(Failed, match='tcp-request|127.0.0.1'):
             present(config, handoff=handoff, backend_port=9443)
