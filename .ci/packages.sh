@@ -2,7 +2,7 @@
 # packages.sh: install what the tests need of Debian's packages, without starting any server. Needs root; says so and goes on without.
 set -euo pipefail
 missing=()
-for package in apache2 debootstrap docker.io haproxy iptables openssl procps shellcheck; do
+for package in apache2 curl debootstrap docker.io haproxy iptables openssl procps shellcheck; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
 if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -27,11 +28,14 @@ def programs() -> dict[str, str] | None:
     installed = {name: shutil.which(name) for name in names}
     if all(installed.values()):
         return installed  # type: ignore[return-value]
+    if not shutil.which('apt-get') or not os.path.exists(KEYRING):
+        return None
     root = CACHE / 'root'
-    if not root.exists():
-        if not shutil.which('apt-get') or not os.path.exists(KEYRING):
-            return None
-        _unpack(root)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / 'lock', 'wb') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one unpacks
+        if not root.exists():
+            _unpack(root)
     return {name: str(root / 'usr' / 'bin' / name) for name in names}
 
 

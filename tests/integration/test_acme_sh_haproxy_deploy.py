@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The program haproxy-deploy of the role acme_sh, with the real HAProxy."""
+"""The program haproxy_deploy.py of the role acme_sh, with the real HAProxy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typing as t
 import harness
 import pytest
 
-PROGRAM = pathlib.Path(__file__).resolve().parents[2] / 'roles' / 'acme_sh' / 'files' / 'haproxy-deploy'
+PROGRAM = pathlib.Path(__file__).resolve().parents[2] / 'roles' / 'acme_sh' / 'files' / 'haproxy_deploy.py'
 HAPROXY = shutil.which('haproxy', path=os.environ['PATH'] + ':/usr/sbin')
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason='HAProxy is not installed')
 
@@ -101,7 +101,7 @@ def test_refused_certificate(tmp_path: pathlib.Path, stats: bool) -> None:
     with Site(tmp_path, stats) as site:
         before, served = harness.Picture.of(site.target.parent).bytes, site.served()
         done = site.deploy(key, chain)
-        assert done.returncode == 1 and done.stderr.startswith('haproxy-deploy: '), done
+        assert done.returncode == 1 and done.stderr.startswith('haproxy_deploy: '), done
         assert site.served() == served
         assert harness.Picture.of(site.target.parent).bytes == before
 

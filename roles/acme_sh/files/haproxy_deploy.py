@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, the seamless.tls_alpn authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -28,9 +27,9 @@ def main():
     parser.add_argument('certificate', help='file with key, certificate and chain, as HAProxy reads it')
     arguments = parser.parse_args()
     try:
-        print('haproxy-deploy: %s' % deploy(os.path.realpath(arguments.certificate), arguments.config))
+        print('haproxy_deploy: %s' % deploy(os.path.realpath(arguments.certificate), arguments.config))
     except (Failed, OSError) as error:
-        sys.exit('haproxy-deploy: %s' % error)
+        sys.exit('haproxy_deploy: %s' % error)
 
 
 def deploy(target, config):
