@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A small web server: answers with the name that was asked for, the client's address and the port that it connected to, as HAProxy tells them."""
 
 import http.server

@@ -118,14 +118,14 @@ def test_server_that_takes_neither(tree: pathlib.Path) -> None:
     assert (tree / 'a').read_bytes() == b'old a'
 
 
-@pytest.mark.parametrize('step', ['check', 'apply', 'prove', 'drain'])
-def test_killed(tree: pathlib.Path, step: str) -> None:
+@pytest.mark.parametrize('last', ['check', 'apply', 'prove', 'drain'])
+def test_killed(tree: pathlib.Path, last: str) -> None:
     """A process that ends at once in the middle; the next one puts the files back."""
     before = picture(tree)
 
     class Killed(Server):
-        def _ask(self, asked: str) -> None:
-            if asked == step:
+        def _ask(self, step: str) -> None:
+            if step == last:
                 os._exit(9)
 
     child = os.fork()
