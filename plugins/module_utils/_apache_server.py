@@ -123,15 +123,20 @@ class ApacheServer:
             self._start()
             return
         log = self._log_size()
-        old = {pid: _process.started(pid) for pid in _process.children(master)}
+        old: dict[int, int] = {}
+
+        def children() -> dict[int, int]:
+            return {pid: _process.started(pid) for pid in _process.children(master)}
 
         def is_decided() -> bool:
-            now = {pid: _process.started(pid) for pid in _process.children(master)}
-            return bool(now.items() - old.items()) or not _process.is_alive(master)
+            now = children()
+            # Helpers (of mod_cgid, of logs) are new, too, before modules refuse and end httpd: not before it sleeps.
+            return bool(now.items() - old.items()) and _process.is_ready(master, signal.SIGUSR1) or not _process.is_alive(master)
 
         for dummy in range(RELOAD_TIMEOUT // SIGNAL_TIMEOUT):
             # A signal that arrives while httpd reads its configuration is lost (mpm_common.c): not before it sleeps, and again if need be.
             _process.await_ready(master, signal.SIGUSR1)
+            old = children()  # those of a reload that somebody else asked for among them
             if self._unit is not None and self._reload != 'signal':
                 _process.reload_unit(self._run, self._unit)
             else:
@@ -182,7 +187,12 @@ class ApacheServer:
         """Make the handshakes that a stage promises, where httpd runs and was reloaded; raise Failed."""
         if not self.reloaded or not expect.before:
             return
-        made = _probe.prove(expect.before, None, expect.renewed)
+        try:
+            made = _probe.prove(expect.before, None, expect.renewed)
+        except Failed as error:
+            if self.master() is None:
+                raise Failed('Apache ended when it was to reload: see %s' % (self._error_log or 'its log')) from error
+            raise
         answers: list[_probe.Handshake] = []
 
         def holds() -> bool:
