@@ -71,7 +71,7 @@ sanity: venv
 		$(BIN)/ansible-test sanity --venv --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') --color no </dev/null
 
 integration: venv install packages
-	PYTHONPATH=$(CACHE)/installed ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed pytest -q -n 2 tests/integration
+	PYTHONPATH=$(CACHE)/installed ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed pytest -q -rs -n 2 tests/integration
 
 molecule: venv install deps packages
 	@rc=0; ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed:$(CACHE)/deps .ci/with-docker.sh .ci/molecule.sh $(SCENARIOS) || rc=$$?; \

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # packages.sh: install what the tests need of Debian's packages, without starting any server. Needs root; says so and goes on without.
 set -euo pipefail
+wanted=(apache2 curl debootstrap haproxy iptables openssl procps shellcheck)
+# An engine of another package is as good; the client alone is not enough.
+command -v dockerd >/dev/null || wanted+=(docker.io)
+# Debian's Python makes virtual environments with this package only.
+python3 -c 'import ensurepip' 2>/dev/null || wanted+=(python3-venv)
 missing=()
-for package in apache2 curl debootstrap docker.io haproxy iptables openssl procps shellcheck; do
+for package in "${wanted[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 done
 if [ "${#missing[@]}" -eq 0 ]; then exit 0; fi

@@ -188,7 +188,7 @@ class ApacheServer:
         if not self.reloaded or not expect.before:
             return
         try:
-            made = _probe.prove(expect.before, None, expect.renewed)
+            made = _probe.prove(expect.before, [], None, expect.renewed)
         except Failed as error:
             if self.master() is None:
                 raise Failed('Apache ended when it was to reload: see %s' % (self._error_log or 'its log')) from error

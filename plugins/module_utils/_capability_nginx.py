@@ -86,7 +86,8 @@ def nginx_capability(run: _process.Run, binary: str, config: str | None = None, 
     def path(argument: str, default: str) -> str:
         return os.path.join(prefix or '', arguments.get(argument) or default)
 
-    config = config or path('--conf-path', 'conf/nginx.conf')
+    default_config = path('--conf-path', 'conf/nginx.conf')
+    config = config or default_config
     statements = main_level(config)
     static = arguments.get('--with-stream') == ''
     separate = path('--modules-path', 'modules') + '/' + MODULE
@@ -121,6 +122,7 @@ def nginx_capability(run: _process.Run, binary: str, config: str | None = None, 
         'binary': binary,
         'version': version,
         'config_path': config,
+        'default_config': default_config,
         'running': pid is not None,
         'pid': pid,
         'prefix': prefix,

@@ -104,13 +104,11 @@ def _is_haproxy(pid: int) -> bool:
 
 def processes() -> list[Process]:
     """Give every HAProxy of this host (not those of containers on it)."""
-    namespace = os.stat('/proc/self/ns/pid').st_ino
     found = []
-    for pid in [int(name) for name in os.listdir('/proc') if name.isdigit()]:
+    for pid in _process.neighbours():
         if _is_haproxy(pid) and not _is_haproxy(_process.parent(pid)):
             with contextlib.suppress(FileNotFoundError):
-                if os.stat('/proc/%d/ns/pid' % pid).st_ino == namespace:
-                    found.append(Process(pid, read_arguments(_process.command_line(pid), os.readlink('/proc/%d/cwd' % pid))))
+                found.append(Process(pid, read_arguments(_process.command_line(pid), os.readlink('/proc/%d/cwd' % pid))))
     return found
 
 
@@ -313,7 +311,7 @@ class HaproxyServer:
     def prove(self, expect: Expect) -> None:
         """Make the handshakes that a stage promises, where HAProxy runs and was reloaded; raise Failed."""
         if self.reloaded and expect.before:
-            self.verified = _probe.prove(expect.before, expect.responder, expect.renewed, TRIES)
+            self.verified = _probe.prove(expect.before, list(dict.fromkeys(one.endpoint for one in expect.before)), expect.responder, expect.renewed, TRIES)
 
 
 def certificates(config: hc.Config) -> set[str]:

@@ -10,8 +10,9 @@ PRIVATE to the collection, may change at any time.
 from __future__ import annotations
 
 import fnmatch
-import json
+import functools
 import os
+import re
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _spans
@@ -31,6 +32,9 @@ FRONT = 'seamless-tls-alpn.conf'  # beside the main file
 _META = b'# seamless.tls_alpn front: '
 # Socket options that http's `listen` has had for longer than stream's (CHANGES; ngx_stream_core_module.c).
 _STREAM_SINCE = {'fastopen': (1, 21, 0), 'deferred': (1, 25, 5), 'accept_filter': (1, 25, 5), 'setfib': (1, 25, 5), 'multipath': (1, 29, 7)}
+
+
+_HALF_CLOSE_SINCE = (1, 21, 4)  # proxy_half_close (CHANGES)
 
 
 class Wanted(t.NamedTuple):
@@ -102,8 +106,27 @@ def front_path(main: str) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(main)), FRONT)
 
 
+def with_front(config: Config) -> Config:
+    """Add what the front's file names but nginx does not read (now): the file itself, sites that were disabled since."""
+    missing: dict[str, bytes] = {}
+    content = _on_disk(front_path(config.main))
+    if content is not None:
+        known = {os.path.realpath(path) for path in config.data}
+        paths = [front_path(config.main), *(record.path for record in _read_records(config.main, content))]
+        missing = {path: data for path in paths for data in [_on_disk(path)] if path not in known and data is not None}
+    return config.with_files(missing)
+
+
+def _on_disk(path: str) -> bytes | None:
+    try:
+        with open(path, 'rb') as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
 def base_of(config: Config) -> Base:
-    """Take the front out of a configuration that was read from disk."""
+    """Take the front out of a configuration (with L(with_front))."""
     content = config.data.get(front_path(config.main))
     if content is None:
         return Base(config, None, {}, [])
@@ -111,12 +134,12 @@ def base_of(config: Config) -> Base:
     for record in _read_records(config.main, content):
         paths = [path for path in config.data if os.path.realpath(path) == record.path]
         if not paths:
-            warnings.append('%s: nginx does not read this file any more; what was changed in it is left as it is' % record.path)
+            warnings.append('%s: this file is not there any more' % record.path)
             continue
         statements = list(_all(config.parsed[paths[0]]))
         starts = {statement.begin for statement in statements}
         data = config.data[paths[0]]
-        edits, missing = _spans.undo(record, data, lambda offset, known=starts: offset in known)  # type: ignore[misc]
+        edits, missing = _spans.undo(record, data, functools.partial(_begins_statement, data, starts))
         for before, after in missing:
             edit = _undo_edited(data, statements, before, after, {edit.begin for edit in edits})
             if edit is not None:
@@ -128,6 +151,11 @@ def base_of(config: Config) -> Base:
     return Base(config.with_files(files), _read_meta(config.main, content), undone, warnings)
 
 
+def _begins_statement(data: bytes, starts: t.Collection[int], offset: int) -> bool:
+    """Whether one of ``starts`` follows, perhaps after blanks (what we put in may begin on a line of its own)."""
+    return offset + len(re.match(rb'\s*', data[offset : offset + 100])[0]) in starts  # type: ignore[index]
+
+
 def _read_records(main: str, content: bytes) -> list[_spans.Record]:
     try:
         return _spans.read_records(content)
@@ -136,17 +164,20 @@ def _read_records(main: str, content: bytes) -> list[_spans.Record]:
 
 
 def _read_meta(main: str, content: bytes) -> dict[str, t.Any]:
-    for line in content.splitlines():
-        if line.startswith(_META):
-            meta: dict[str, t.Any] = json.loads(line[len(_META) :])
-            return meta
-    raise Failed('%s: this file is not of this collection; move it away' % front_path(main))
+    try:
+        metas: list[dict[str, t.Any]] = _spans.read_comments(content, _META)
+    except ValueError as error:
+        raise Failed('%s: it is damaged (%s); restore it from a backup' % (front_path(main), error)) from error
+    if not metas:
+        raise Failed('%s: this file is not of this collection; move it away' % front_path(main))
+    return metas[0]
 
 
 def _undo_edited(data: bytes, statements: list[Statement], before: bytes, after: bytes, taken: set[int]) -> _spans.Edit | None:
     """Find a moved `listen` that somebody has edited since, and give it its public address and socket options back; the rest stays as edited."""
-    if not before:
-        return None
+    if not before:  # a directive of ours that is indented otherwise now, or stands elsewhere
+        ours = [statement for statement in statements if data[statement.begin : statement.end] == after.strip() and statement.begin not in taken]
+        return _spans.Edit(ours[0].begin, ours[0].end, b'') if ours else None
     old, (new, *dummy) = parse(before)[0], parse(after)
     extras = after[new.end :]
     for statement in statements:
@@ -254,11 +285,23 @@ def _choose_handoff(wanted: str, can: Abilities, obstacle: str | None, proxied: 
     return 'plain', ['handoff plain: the sites see 127.0.0.1 as the client, since %s and %s' % (without['proxy_protocol'], without['pass'])]
 
 
-def _obstacle(moved: list[_Moved], settings: _Settings) -> str | None:
+def _obstacle(config: Config, moved: list[_Moved], settings: _Settings) -> str | None:
+    """Say why a moved site can't take the client's address from the PROXY protocol: it takes it from elsewhere, perhaps for one location."""
+    message = '%s: the client address is taken from %s already, and nginx takes it from one place only'
     for one in moved:
-        for header in settings.effective(one.place.blocks, 'real_ip_header'):
+        headers = settings.effective(one.place.blocks, 'real_ip_header')
+        trusted = settings.effective(one.place.blocks, 'set_real_ip_from')
+        for header in headers:
             if header.statement.arguments != ['proxy_protocol']:
-                return '%s: the client address is taken from %s already, and nginx takes it from one place only' % (header, header.statement.arguments[0])
+                return message % (header, header.statement.arguments[0])
+        if trusted and not headers:
+            return message % (trusted[0], 'X-Real-IP')  # the default (ngx_http_realip_module.c)
+    servers = {tuple(map(id, one.place.blocks)) for one in moved}
+    for place in config.places():
+        if place.statement.name in ('real_ip_header', 'set_real_ip_from') and any(
+            tuple(map(id, place.blocks[:depth])) in servers for depth in range(2, len(place.blocks))
+        ):
+            return message % (place, place.statement.arguments[0])
     return None
 
 
@@ -302,12 +345,20 @@ def _directive(place: Place, data: bytes, backend: str, add: str, extras: str) -
 def _extras(blocks: tuple[Statement, ...], settings: _Settings, handoff: str, port: int, can: Abilities) -> str:
     """Give the directives that a moved server needs beside its `listen` (nothing that it sets itself)."""
     extras = []
-    # Redirects name the port that the connection came in on, unless told otherwise (ngx_http_header_filter_module.c).
-    redirect = ('port_in_redirect', 'off') if port == 443 else ('absolute_redirect', 'off')
-    if not settings.own(blocks, redirect[0]) and [redirect[1]] not in [place.statement.arguments for place in settings.effective(blocks, redirect[0])]:
+    # Redirects name the port that the connection came in on, unless told otherwise (ngx_http_header_filter_module.c). Where a port has
+    # to be named (another public one, or one that the server has beside), they can only be relative.
+    others = [parse_address(place.statement.arguments[0]) for place in settings.own(blocks, 'listen') if place.statement.arguments]
+    if port != 443 or any(address is not None and address.port not in (80, port) for address in others):
+        redirect = ('absolute_redirect', 'off')
+    else:
+        redirect = ('port_in_redirect', 'off')
+    hidden = ['off'] in [place.statement.arguments for name in {'port_in_redirect', redirect[0]} for place in settings.effective(blocks, name)]
+    if not hidden and not settings.own(blocks, 'port_in_redirect') and not settings.own(blocks, redirect[0]):
         extras.append(' '.join(redirect))
     if handoff == 'proxy_protocol':
         extras += ['set_real_ip_from 127.0.0.1'] + ['set_real_ip_from ::1'] * can.loopback6
+        if not settings.own(blocks, 'set_real_ip_from'):  # then those from outside hold no more, which other listens of this server need
+            extras += ['set_real_ip_from %s' % place.statement.arguments[0] for place in settings.effective(blocks, 'set_real_ip_from')]
         if not settings.own(blocks, 'real_ip_header'):
             extras.append('real_ip_header proxy_protocol')
     return ''.join(' %s;' % extra for extra in extras)
@@ -357,9 +408,9 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
     config = base.config
     refuse_included(config, front_path(config.main))
     moved = _moved(config, wanted.https_port, resolve)
-    settings = _Settings(config, ['port_in_redirect', 'absolute_redirect', 'real_ip_header', 'set_real_ip_from', 'server_name'])
+    settings = _Settings(config, ['listen', 'port_in_redirect', 'absolute_redirect', 'real_ip_header', 'set_real_ip_from'])
     proxied = next((one.place for one in moved if 'proxy_protocol' in one.place.statement.arguments), None)
-    handoff, warnings = _choose_handoff(wanted.handoff, can, _obstacle(moved, settings), proxied)
+    handoff, warnings = _choose_handoff(wanted.handoff, can, _obstacle(config, moved, settings), proxied)
     backends, following = _backends(moved, wanted.backend_port, can)
     endpoints = {'%s:%d' % backend: key for key, backend in backends.items()}
     if handoff != 'plain':
@@ -383,6 +434,7 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
         listen = Listen(one.place.path, statement.line, statement.arguments[0], backend)
         if listen not in listens:
             listens.append(listen)
+    warnings += _leaks(config, moved, settings, wanted.backend_port)
     stream = next((place for place in config.places() if place.statement.name == 'stream' and not place.blocks), None)
     plain = {file: [edit for edit, dummy in known.values()] for file, known in edits.items()}
     for file, edit in _main_edits(config, config.main, stream, can):
@@ -397,8 +449,19 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
         warnings += ['listen %s: %s is left out of the front, since stream of this nginx does not know it' % (names[key][0], word) for word in dropped]
         publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % (host, port), tuple(names[key][2])))
     trusted = [place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None]
-    content = _render(config, wanted, handoff, publics, following, plain, stream is None, list(dict.fromkeys(trusted)), endpoints)
+    content = _render(config, wanted, handoff, publics, following, plain, stream is None, can, list(dict.fromkeys(trusted)) or ['0.0.0.0/0', '::/0'], endpoints)
     return Front(handoff, publics, plain, content, listens, endpoints, warnings)
+
+
+def _leaks(config: Config, moved: list[_Moved], settings: _Settings, port: int) -> list[str]:
+    """Give warnings of what shows the sites' own port behind the front."""
+    warnings = []
+    used = [place for place in config.places() if place.context[:1] == ('http',) and any('$server_port' in word for word in place.statement.arguments)]
+    if used:
+        warnings.append('%s: $server_port is %d and so on behind the front' % (', '.join(map(str, used[:3])), port))
+    shown = {str(place) for one in moved for place in settings.own(one.place.blocks, 'port_in_redirect') if place.statement.arguments == ['on']}
+    warnings += ['%s: redirects will name the port behind the front; take this away' % place for place in sorted(shown)]
+    return warnings
 
 
 def _refuse_taken(config: Config, wanted: Wanted, endpoints: t.Collection[str]) -> None:
@@ -410,6 +473,10 @@ def _refuse_taken(config: Config, wanted: Wanted, endpoints: t.Collection[str]) 
         for host, port in ports:
             if address is not None and address.covers(port) and address.host in ('', '0.0.0.0', '[::]', host, 'localhost'):
                 raise Failed('%s: port %d is used here already; choose another backend_port' % (place, port))
+    if not all(0 < port < 65536 for port in (wanted.https_port, wanted.backend_port, wanted.acme_port)):
+        raise Failed('ports go from 1 to 65535; choose another https_port, backend_port or acme_port')
+    if wanted.acme_port == wanted.https_port:
+        raise Failed('acme_port %d is the public port itself, so that challenges would go round in circles; choose another' % wanted.acme_port)
     if wanted.https_port in [port for dummy, port in ports]:
         raise Failed('backend_port %d reaches into the public port %d; choose another' % (wanted.backend_port, wanted.https_port))
     if (wanted.acme_host, wanted.acme_port) in ports or ports[-1][1] > 65535:
@@ -424,6 +491,7 @@ def _render(
     strip: int,
     edits: dict[str, list[_spans.Edit]],
     own_stream: bool,
+    can: Abilities,
     trusted: list[str],
     endpoints: dict[str, str],
 ) -> bytes:
@@ -435,12 +503,14 @@ def _render(
         'responder': responder,
         'endpoints': endpoints,
     }
+    # A client may end its side and still wait for the answer; idle connections are for the site to end.
+    proxied = ['proxy_timeout 24d;'] + ['proxy_half_close on;'] * (can.version >= _HALF_CLOSE_SINCE)
     lines = []
     for number, public in enumerate(publics):
         hands_over = {
             'pass': ['pass $seamless_tls_alpn_%d;'],
-            'proxy_protocol': ['proxy_protocol on;', 'proxy_pass $seamless_tls_alpn_%d;', 'proxy_timeout 24d;'],
-            'plain': ['proxy_pass $seamless_tls_alpn_%d;', 'proxy_timeout 24d;'],
+            'proxy_protocol': ['proxy_protocol on;', 'proxy_pass $seamless_tls_alpn_%d;', *proxied],
+            'plain': ['proxy_pass $seamless_tls_alpn_%d;', *proxied],
         }[handoff]
         lines += [
             'map $ssl_preread_alpn_protocols $seamless_tls_alpn_%d {' % number,
@@ -469,7 +539,7 @@ def _render(
     return b''.join(
         [
             '\n'.join(head).encode() + b'\n',
-            _META + json.dumps(meta, sort_keys=True).encode() + b'\n',
+            _spans.render_comment(_META, meta),
             *records,
             '\n'.join(lines).encode('utf-8', 'surrogateescape') + b'\n',
         ]
@@ -477,19 +547,25 @@ def _render(
 
 
 def contents(base: Base, front: Front) -> dict[str, bytes | None]:
-    """Give the files with the front in them, by real path."""
+    """Give the files with the front in them, by real path.
+
+    The front comes first and the sites last: a reload by somebody else in between is then refused by nginx for the port that two want,
+    not taken with nobody on it.
+    """
     data = {os.path.realpath(path): content for path, content in base.config.data.items()}
-    files: dict[str, bytes | None] = {path: data[path] for path in base.undone}
+    main = os.path.realpath(base.config.main)
+    files: dict[str, bytes | None] = {front_path(base.config.main): front.content, main: data[main]}
+    files.update({path: data[path] for path in base.undone})
     files.update({path: _spans.apply(data[path], edits) for path, edits in front.edits.items()})
-    files[front_path(base.config.main)] = front.content
     return files
 
 
 def original(base: Base) -> dict[str, bytes | None]:
-    """Give the files without a front, by real path."""
+    """Give the files without a front, by real path; the front goes last."""
     data = {os.path.realpath(path): content for path, content in base.config.data.items()}
-    files: dict[str, bytes | None] = {path: data[path] for path in base.undone}
-    files[front_path(base.config.main)] = None
+    main = os.path.realpath(base.config.main)
+    files: dict[str, bytes | None] = {path: data[path] for path in base.undone if path != main}
+    files.update({main: data[main], front_path(base.config.main): None})
     return files
 
 
@@ -497,7 +573,8 @@ def handing_back(base: Base, current: Config) -> dict[str, bytes | None]:
     """Give the files for between: the sites have their public listens back, and those that the front hands to still, for its last connections."""
     data = {os.path.realpath(path): content for path, content in current.data.items()}
     files: dict[str, bytes | None] = {}
-    for path, edits in base.undone.items():
+    main = os.path.realpath(current.main)
+    for path, edits in sorted(base.undone.items(), key=lambda item: item[0] == main):
         both = [edit._replace(text=edit.text + b' ' + data[path][edit.begin : edit.end]) if edit.text else edit for edit in edits]
         files[path] = _spans.apply(data[path], both)
     files[front_path(current.main)] = None

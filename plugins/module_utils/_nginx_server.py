@@ -14,7 +14,7 @@ import os
 import signal
 import typing as t
 
-from ansible_collections.seamless.tls_alpn.plugins.module_utils import _probe, _process, _spans
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import _listeners, _probe, _process, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Config, Statement, included_files, parse
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
@@ -26,6 +26,7 @@ class Expect(t.NamedTuple):
     """What clients must see after a stage: the sites as before, and with ``responder`` that acme-tls/1 reaches it."""
 
     before: list[_probe.Handshake]
+    endpoints: list[_probe.Endpoint]
     responder: tuple[str, int] | None
     renewed: set[str]
 
@@ -38,7 +39,7 @@ class NginxServer:
         self._argv = [capability['binary']] + (['-p', prefix] if prefix else [])
         self._main = main
         self._prefix = prefix or capability['prefix']
-        self._pid_path = capability['pid_path']
+        self._default = os.path.join(self._prefix, capability['default_config'])
         self._error_log = capability['error_log_path']
         self._reload = reload
         self._before_last: dict[int, int] = {}
@@ -46,11 +47,10 @@ class NginxServer:
         self.verified: list[_probe.Handshake] = []
 
     def learn(self, config: Config) -> None:
-        """Take where the PID and the error log are from the configuration, where it says so (main context)."""
+        """Take where the error log is from the configuration, where it says so (main context)."""
         for place in config.places():
-            if not place.blocks and place.statement.name in ('pid', 'error_log') and place.statement.arguments:
-                path = place.statement.arguments[0]
-                setattr(self, '_pid_path' if place.statement.name == 'pid' else '_error_log', os.path.join(self._prefix, path))
+            if not place.blocks and place.statement.name == 'error_log' and place.statement.arguments:
+                self._error_log = os.path.join(self._prefix, place.statement.arguments[0])
 
     def test(self, main: str | None = None) -> None:
         """Run `nginx -t` on the configuration as it is (or on another main file); raise Failed with what nginx says."""
@@ -59,13 +59,30 @@ class NginxServer:
             raise Failed('nginx does not accept the configuration: %s' % err.strip())
 
     def master(self) -> int | None:
-        """Give the PID of the running master, or None."""
-        try:
-            with open(self._pid_path, encoding='ascii') as stream:
-                pid = int(stream.read())
-        except (OSError, ValueError):
-            return None
-        return pid if ' '.join(_process.command_line(pid)).startswith('nginx: master') else None
+        """Give the PID of the master that runs with this main file, or None. Its title has its command line (ngx_process_cycle.c)."""
+        found = []
+        for pid in _process.neighbours():
+            title = ' '.join(_process.command_line(pid)).split()
+            if title[:3] == ['nginx:', 'master', 'process']:
+                options = dict(zip(title[4:], title[5:]))
+                config = os.path.join(options.get('-p', self._prefix), options.get('-c', self._default))
+                if os.path.realpath(config) == os.path.realpath(self._main):
+                    found.append(pid)
+        return max(found, key=_process.started, default=None)
+
+    def refuse(self, port: int) -> None:
+        """Raise Failed where a reload could not be what it should be."""
+        master = self.master()
+        if master is None:
+            others = sorted({one.pid for one in _listeners.listeners(port) if one.process == 'nginx' and one.pid is not None})
+            if others:
+                title = ' '.join(_process.command_line(others[0])).strip()
+                raise Failed(
+                    'port %d belongs to an nginx that does not run with %s (process %d, %s); say config and prefix as it was started'
+                    % (port, self._main, others[0], title)
+                )
+        elif self._reload == 'systemd' and _process.unit_of(self._run, master) is None:
+            raise Failed('nginx (process %d) is not the main process of a systemd unit; choose reload: signal or auto' % master)
 
     def check(self, staged: t.Mapping[str, str | None]) -> None:
         """Let nginx check the configuration with the staged files in place of the real ones (by real path).
@@ -122,12 +139,8 @@ class NginxServer:
         unit = _process.unit_of(self._run, master) if self._reload in ('auto', 'systemd') else None
         if unit is not None:
             _process.reload_unit(self._run, unit)
-        elif self._reload == 'systemd':
-            raise Failed('nginx (process %d) is not the main process of a systemd unit; choose reload: signal or auto' % master)
         else:
-            code, dummy, err = self._run([*self._argv, '-c', self._main, '-s', 'reload'])
-            if code:
-                raise Failed('nginx -s reload: %s' % err.strip())
+            os.kill(master, signal.SIGHUP)  # what `nginx -s reload` does, but for looking for the PID in a file
         refused: list[str] = []
 
         def is_decided() -> bool:
@@ -168,8 +181,8 @@ class NginxServer:
 
     def prove(self, expect: Expect) -> None:
         """Make the handshakes that a stage promises, where nginx runs and was reloaded; raise Failed."""
-        if self.reloaded and expect.before:
-            self.verified = _probe.prove(expect.before, expect.responder, expect.renewed)
+        if self.reloaded and expect.endpoints:
+            self.verified = _probe.prove(expect.before, expect.endpoints, expect.responder, expect.renewed)
 
 
 def _includes(statements: list[Statement]) -> t.Iterator[Statement]:

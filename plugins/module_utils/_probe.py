@@ -183,11 +183,17 @@ class Responder:
             return made._replace(error='the handshake did not reach the responder (%s)' % (error or type(error).__name__))
 
     def _reached_another(self, endpoint: Endpoint, sni: str) -> Handshake:
-        """Somebody else is the responder: the handshake must not be answered as an ordinary one."""
-        made = handshake(endpoint, sni, [ACME])
-        if made.certificate and made.negotiated != ACME:
-            return made._replace(error='the handshake was answered by the web server, not the responder')
-        return made._replace(negotiated=ACME, certificate=None, error=None)
+        """Somebody else is the responder: it chooses acme-tls/1, or is busy or gone. A web server answers otherwise, or with an alert."""
+        made = Handshake(endpoint, sni, ACME)
+        try:
+            with _connect(endpoint, TIMEOUT) as plain, _context([ACME]).wrap_socket(plain, server_hostname=sni) as secured:
+                if secured.selected_alpn_protocol() == ACME:
+                    return made._replace(negotiated=ACME)
+        except (ssl.SSLEOFError, ConnectionResetError, socket.timeout):
+            return made._replace(negotiated=ACME)
+        except OSError as error:
+            return made._replace(error='the handshake did not reach the responder (%s)' % error)
+        return made._replace(error='the handshake was answered by the web server, not the responder')
 
 
 def look(endpoints: t.Iterable[Endpoint], names: t.Sequence[str]) -> list[Handshake]:
@@ -226,16 +232,21 @@ def reaches(endpoints: t.Iterable[Endpoint], responder: tuple[str, int]) -> bool
 
 
 def prove(
-    before: t.Sequence[Handshake], responder: tuple[str, int] | None, renewed: t.Collection[str] = (), tries: int = 1, timeout: float = 20.0
+    before: t.Sequence[Handshake],
+    endpoints: t.Sequence[Endpoint],
+    responder: tuple[str, int] | None,
+    renewed: t.Collection[str] = (),
+    tries: int = 1,
+    timeout: float = 20.0,
 ) -> list[Handshake]:
     """Make the handshakes of ``before`` again: the same sites have to answer; with a responder, acme-tls/1 has to reach it every time.
 
-    Each endpoint's acme-tls/1 handshake is made ``tries`` times in a row. Until ``timeout`` seconds have passed a round that fails is
-    repeated, since workers of the old generation may take a connection for a moment. ``renewed`` are certificates (SHA-256) that a
-    reload may begin to serve. Gives the handshakes of the round that held;
-    raises Failed with what the last one showed.
+    The acme-tls/1 handshake with each of ``endpoints`` is made ``tries`` times in a row. Until ``timeout`` seconds have passed a round
+    that fails is repeated, since workers of the old generation may take a connection for a moment; where no site answers at all, only
+    for a tenth of that. ``renewed`` are certificates (SHA-256) that a reload may begin to serve. Gives the handshakes of the round that
+    held; raises Failed with what the last one showed.
     """
-    deadline = time.monotonic() + timeout
+    start = time.monotonic()
     while True:
         made, problems = [], []
         for old in before:
@@ -243,14 +254,15 @@ def prove(
             made.append(new)
             if not new.same_site(old, renewed):
                 problems.append('%s, SNI %s: before: %s; now: %s' % (new.endpoint, new.sni or 'none', old.report()['result'], new.report()['result']))
+        outage = any(old.certificate for old in before) and not any(new.certificate for new in made)
         if responder is not None and not problems:
             with Responder(*responder) as here:
-                for endpoint in dict.fromkeys(old.endpoint for old in before):
+                for endpoint in endpoints:
                     arrived = [here.reached_through(endpoint) for dummy in range(tries if here.listening else 1)]
                     problems += ['%s, acme-tls/1: %s' % (one.endpoint, one.error) for one in arrived if one.error][:1]
                     made += arrived[:1]
         if not problems:
             return made
-        if time.monotonic() > deadline:
+        if time.monotonic() - start > (timeout / 10 if outage else timeout):
             raise Failed('handshakes after the reload are not as they should be: %s' % '; '.join(problems))
         time.sleep(0.2)

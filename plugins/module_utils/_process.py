@@ -65,6 +65,21 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
+def neighbours() -> list[int]:
+    """Give the PIDs of this host's processes, without those of containers on it."""
+    found = []
+    namespace = os.stat('/proc/self/ns/pid').st_ino
+    for name in os.listdir('/proc'):
+        try:
+            if name.isdigit() and os.stat('/proc/%s/ns/pid' % name).st_ino == namespace:
+                found.append(int(name))
+        except PermissionError:  # of another user, and so of this host as far as can be told
+            found.append(int(name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return sorted(found)
+
+
 def children(pid: int) -> list[int]:
     """Give the PIDs of a process's children."""
     found = []

@@ -14,6 +14,8 @@ import json
 import typing as t
 
 RECORD = b'# seamless.tls_alpn record: '
+_CONTINUED = b'# seamless.tls_alpn ...: '
+_WIDTH = 1000  # bytes of a comment line; nginx refuses more than 4096 (NGX_CONF_BUFFER in ngx_conf_file.c), old HAProxy more than 2048
 
 
 class Edit(t.NamedTuple):
@@ -67,21 +69,42 @@ def make_record(path: str, original: bytes, edits: t.Iterable[Edit]) -> Record:
     return Record(path, digest(apply(original, ordered)), tuple((edit.begin, original[edit.begin : edit.end], edit.text) for edit in ordered))
 
 
+def render_comment(label: bytes, value: t.Any) -> bytes:
+    """Give the comment lines that hold ``value`` as JSON behind ``label``."""
+    text = json.dumps(value, sort_keys=True).encode('ascii')
+    pieces = [text[start : start + _WIDTH] for start in range(0, len(text), _WIDTH)]
+    return label + (b'\n' + _CONTINUED).join(pieces) + b'\n'
+
+
+def read_comments(data: bytes, label: bytes) -> list[t.Any]:
+    """Give the values that L(render_comment) put into ``data`` behind ``label``; raise ValueError for a damaged one."""
+    texts: list[bytes] = []
+    continues = False
+    for line in data.splitlines():
+        if line.startswith(label):
+            texts.append(line[len(label) :])
+        elif continues and line.startswith(_CONTINUED):
+            texts[-1] += line[len(_CONTINUED) :]
+        continues = line.startswith(label) or continues and line.startswith(_CONTINUED)
+    return [json.loads(text) for text in texts]
+
+
 def render_record(record: Record) -> bytes:
-    """Give the one comment line (with its newline) that holds a record."""
+    """Give the comment lines that hold a record."""
     edits = [[offset, before.decode('latin-1'), after.decode('latin-1')] for offset, before, after in record.edits]
-    return RECORD + json.dumps({'file': record.path, 'sha256': record.sha256, 'edits': edits}, sort_keys=True).encode('ascii') + b'\n'
+    return render_comment(RECORD, {'file': record.path, 'sha256': record.sha256, 'edits': edits})
 
 
 def read_records(data: bytes) -> list[Record]:
-    """Give the records that stand in a front's file; raise ValueError for a damaged one."""
-    records = []
-    for line in data.splitlines():
-        if line.startswith(RECORD):
-            value = json.loads(line[len(RECORD) :])
-            edits = tuple((offset, before.encode('latin-1'), after.encode('latin-1')) for offset, before, after in value['edits'])
-            records.append(Record(value['file'], value['sha256'], edits))
-    return records
+    """Give the records that stand in a front's file; raise ValueError, KeyError or TypeError for a damaged one."""
+    return [
+        Record(
+            value['file'],
+            value['sha256'],
+            tuple((offset, before.encode('latin-1'), after.encode('latin-1')) for offset, before, after in value['edits']),
+        )
+        for value in read_comments(data, RECORD)
+    ]
 
 
 def undo(record: Record, data: bytes, is_start: t.Callable[[int], bool] = lambda offset: True) -> tuple[list[Edit], list[tuple[bytes, bytes]]]:

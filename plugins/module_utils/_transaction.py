@@ -187,11 +187,11 @@ class Transaction:
                     self._commit(staged)
                     server.apply()
                     server.prove(stage.expect)
+                _ignore_signals()
             except BaseException as error:
                 _ignore_signals()
                 self._put_back(server if applied else None, error)
                 raise
-            _ignore_signals()
             self._end()
 
     def _begin(self, paths: t.Sequence[str]) -> None:
@@ -244,7 +244,7 @@ class Transaction:
         for path, temporary in staged.items():
             target = self._targets[path]
             try:
-                if os.path.exists(target) and not os.path.exists(_sibling(target, 'old')):
+                if self._existed[target] and not os.path.exists(_sibling(target, 'old')):
                     os.link(target, _sibling(target, 'old'))
                 if temporary is not None:
                     os.rename(temporary, target)

@@ -76,7 +76,7 @@ options:
     default: auto
   reload:
     description:
-      - How nginx is reloaded. V(auto) uses its systemd unit, or C(nginx -s reload) where it does not run under one. V(none) only
+      - How nginx is reloaded. V(auto) uses its systemd unit, or the signal of C(nginx -s reload) where it does not run under one. V(none) only
         changes the files.
       - A stopped nginx is never started.
     type: str
@@ -183,11 +183,11 @@ def resolve(host: str) -> str:
 
 
 def endpoints(config: Config, port: int) -> dict[_probe.Endpoint, list[str]]:
-    """Give where clients reach the sites from this host, and names to ask for there."""
+    """Give where clients reach the sites from this host (as far as it has the address), and names to ask for there."""
     loopback = {'0.0.0.0': '127.0.0.1', '::': '::1'}
     publics = _nginx_front.public_names(config, port, resolve)
     found = {_probe.Endpoint(loopback.get(key, key), port, proxied): names for key, (dummy, proxied, names) in publics.items()}
-    return {endpoint: names for endpoint, names in found.items() if _probe.is_reachable(endpoint)}
+    return {endpoint: names for endpoint, names in found.items() if _probe.is_free(endpoint.address, 0)}
 
 
 def refuse_taken(wanted: t.Collection[str], own: t.Collection[str]) -> None:
@@ -210,24 +210,27 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     if binary is None:
         raise Failed('%s: there is no nginx; install it, or say where it is with binary' % (params['binary'] or 'nginx'))
     capability = nginx_capability(command, binary, params['config'], params['prefix'])
-    main = params['config'] or capability['config_path']
+    main = os.path.join(params['prefix'] or capability['prefix'], params['config'] or capability['config_path'])
     server = NginxServer(command, capability, main, params['prefix'], params['reload'])
-    transaction = None if module.check_mode else Transaction(main, params['backup_dir'])
+    transaction = Transaction(main, params['backup_dir'])
+    if module.check_mode and transaction.interrupted:
+        raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
 
-    with transaction or contextlib.nullcontext():
+    with contextlib.nullcontext() if module.check_mode else transaction:
         # Read
         server.test()
-        current = read(main)
+        current = _nginx_front.with_front(read(main))
         server.learn(current)
         if params['backup_dir']:
             _nginx_front.refuse_included(current, os.path.join(params['backup_dir'], 'backup'))
         base = _nginx_front.base_of(current)
         warnings = list(base.warnings)
-        responder = (params['acme_host'], params['acme_port'])
         running = server.master() is not None
 
         # Decide
         front = None
+        port = params['https_port']
+        responder = (resolve(params['acme_host']), params['acme_port'])
         if params['state'] == 'present':
             if not capability['tls_alpn']['supported']:
                 if not module.check_mode:
@@ -240,43 +243,46 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
                 capability['stream_module'],
                 _probe.is_free('::1', 0),
             )
-            wanted = _nginx_front.Wanted(*[params[name] for name in _nginx_front.Wanted._fields])
+            wanted = _nginx_front.Wanted(port, params['backend_port'], *responder, params['handoff'])
             front = _nginx_front.decide(base, wanted, can, resolve)
             warnings += front.warnings
             refuse_taken(front.endpoints, base.front['endpoints'] if base.front else ())
+        elif base.front is not None:
+            port = base.front['https_port']
+        server.refuse(port)
         steps = _nginx_front.steps(current, base, front, running)
-        before = []
+        places: dict[_probe.Endpoint, list[str]] = {}
         if running and params['verify'] and (front or base.front):
-            port = params['https_port'] if front else base.front['https_port']
-            for endpoint, names in endpoints(base.config, port).items():
-                before += _probe.look([endpoint], names)
-            if front and not steps and not _probe.reaches({one.endpoint for one in before}, responder):
+            places = endpoints(base.config, port)
+            if front and not steps and not _probe.reaches(places, responder):
                 steps = [{}]  # the files are right; nginx has not loaded them
-        if not steps and transaction is not None and transaction.recovered:
+        if not steps and transaction.recovered:
             steps = [{}]  # nor perhaps what a killed run left
+        before = [one for endpoint, names in places.items() if _probe.is_reachable(endpoint) for one in _probe.look([endpoint], names)] if steps else []
         renewed = certificates(current)
-        stages = [Stage(files, Expect(before, responder if front and number == len(steps) else None, renewed)) for number, files in enumerate(steps, 1)]
+        stages = [
+            Stage(files, Expect(before, list(places), responder if front and number == len(steps) else None, renewed)) for number, files in enumerate(steps, 1)
+        ]
 
         # Act
-        if stages and transaction is not None:
+        if stages and not module.check_mode:
             transaction.change(stages, server)
 
-        # Report
-        for warning in warnings:
-            module.warn(warning)
-        last = steps[-1] if steps else {}
-        result: dict[str, t.Any] = {
-            'changed': bool(steps),
-            'diff': _spans.diff(_nginx_front.compared(current, last)),
-            'handoff': front.handoff if front else 'none',
-            'listens': [listen._asdict() for listen in front.listens] if front else [],
-            'public': [public.word for public in front.publics] if front else [],
-            'reloaded': server.reloaded,
-            'verified': [one.report() for one in server.verified],
-        }
-        if transaction is not None and transaction.backup:
-            result['backup'] = transaction.backup
-        return result
+    # Report
+    for warning in warnings:
+        module.warn(warning)
+    result: dict[str, t.Any] = {
+        'changed': bool(steps),
+        'diff': _spans.diff(_nginx_front.compared(current, steps[-1] if steps else {})),
+        'handoff': front.handoff if front else 'none',
+        'listens': [listen._asdict() for listen in front.listens] if front else [],
+        'public': [public.word for public in front.publics] if front else [],
+        'reloaded': server.reloaded,
+        'verified': [one.report() for one in server.verified],
+    }
+    if transaction.backup:
+        result['backup'] = transaction.backup
+    return result
 
 
 def main() -> None:

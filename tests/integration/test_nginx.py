@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import socket
+import ssl
+
 import harness
 import pytest
 from nginx_site import SITE, NginxSite
@@ -122,3 +128,107 @@ def test_stopped_is_left_stopped(site: NginxSite) -> None:
     site.stop()
     assert site.run(state='absent').changed
     assert site.picture().bytes == before.bytes
+
+
+def test_many_servers_in_one_file(site: NginxSite) -> None:
+    text = ''.join(SITE % {**site.values('b.example'), 'name': '%d.example' % number} for number in range(40))
+    path = site.write('many', text)
+    with harness.Traffic(site.port, site.names, site.root):
+        assert site.run().changed
+        assert harness.get(site.port, '39.example', source='127.0.0.9').body == '39.example 127.0.0.9\n'
+        assert site.run(state='absent').changed
+    assert path.read_text() == text
+
+
+def test_main_file_written_anew_by_somebody_else(site: NginxSite) -> None:
+    """Configuration management puts nginx.conf back, so that nothing includes the front: present puts it right, absent takes all away."""
+    before = site.picture()
+    text = site.main.read_bytes()
+    assert site.run().changed
+    for state in ('present', 'absent'):
+        site.main.write_bytes(text)
+        with harness.Traffic(site.port, site.names, site.root):
+            assert site.run(state=state).changed
+            assert not site.run(state=state).changed
+        assert harness.get(site.port, 'b.example').body == 'b.example 127.0.0.1\n'
+        assert (site.conf / 'seamless-tls-alpn.conf').exists() == (state == 'present')
+    assert site.picture().bytes == before.bytes
+
+
+def test_site_disabled_and_enabled_again(site: NginxSite) -> None:
+    before = site.picture()
+    link = site.conf / 'sites-enabled' / 'b.example'
+    assert site.run().changed
+    link.unlink()
+    assert site.run().changed
+    assert not site.run().changed
+    link.symlink_to('../sites-available/b.example')
+    assert site.run().changed
+    assert harness.get(site.port, 'b.example', source='127.0.0.9').body == 'b.example 127.0.0.9\n'
+    link.unlink()
+    assert site.run(state='absent').changed
+    link.symlink_to('../sites-available/b.example')
+    assert site.picture().bytes == before.bytes
+
+
+def test_without_its_pid_file(site: NginxSite) -> None:
+    master = site.master
+    (site.root / 'nginx.pid').unlink()
+    present = site.run()
+    assert present.changed and present.value['reloaded'] and present.value['verified']
+    assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a.example 127.0.0.9\n'
+    (site.root / 'nginx.pid').write_text('%d\n' % master)
+
+
+def test_another_main_file_than_the_running_one(site: NginxSite) -> None:
+    other = site.conf / 'other.conf'
+    other.write_bytes(site.main.read_bytes())
+    before = site.picture()
+    assert 'does not run with %s' % other in site.run(config=str(other)).message
+    assert site.picture() == before
+
+
+@pytest.mark.parametrize('handoff', ['proxy_protocol', 'plain', 'pass'])
+def test_client_that_ends_its_side_gets_its_answer(site: NginxSite, handoff: str) -> None:
+    assert site.run(handoff=handoff).changed
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    for dummy in range(30):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(incoming, outgoing, server_hostname='a.example')
+        with socket.create_connection(('127.0.0.1', site.port), harness.PATIENCE) as plain:
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                    break
+                plain.sendall(outgoing.read())
+                incoming.write(plain.recv(65536))
+            client.write(b'GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n')
+            plain.sendall(outgoing.read())
+            plain.shutdown(socket.SHUT_WR)
+            while more := plain.recv(65536):
+                incoming.write(more)
+            assert b'a.example' in client.read(65536)
+
+
+def test_responder_at_work_is_no_proof_by_itself(site: NginxSite) -> None:
+    """Somebody listens where the ACME client would; the files are there, but nginx has not loaded them: that is seen, and mended."""
+    with socket.create_server(('127.0.0.1', site.acme)):
+        assert site.run(reload='none').changed
+        again = site.run()
+        assert again.changed and again.value['reloaded']
+    assert not site.run().changed
+
+
+def test_sites_that_are_not_loaded_yet_are_proven(site: NginxSite) -> None:
+    texts = {name: (site.conf / 'sites-available' / name).read_text() for name in site.names}
+    for name in site.names:
+        site.write(name, 'server { listen %d; return 204; }\n' % harness.free_ports(1)[0])
+    os.kill(site.master, signal.SIGHUP)
+    harness.wait_for(lambda: not site.answers('a.example'), 'nginx does not reload')
+    for name, text in texts.items():
+        site.write(name, text)
+    present = site.run()
+    assert present.value['reloaded'] and [one for one in present.value['verified'] if one['alpn'] == 'acme-tls/1']
+    assert site.answers('b.example')

@@ -27,8 +27,7 @@ def test_broken_before(site: NginxSite) -> None:
     as_before(site, before)
 
 
-def test_refused_by_nginx(site: NginxSite) -> None:
-    """What only nginx can know: `mail` has this port as well, on an address that nobody would guess."""
+def test_refused_before_anything_is_written(site: NginxSite) -> None:
     before = site.picture()
     assert 'port' in site.run(acme_port=site.backend).message
     as_before(site, before)
@@ -156,3 +155,16 @@ def test_backup_where_an_include_looks(site: NginxSite) -> None:
     before = site.picture()
     assert 'sites-enabled' in site.run(backup_dir=str(site.conf / 'sites-enabled')).message
     as_before(site, before)
+
+
+def test_reload_by_systemd_that_can_not_be(site: NginxSite) -> None:
+    before = site.picture()
+    assert 'not the main process of a systemd unit' in site.run(reload='systemd').message
+    as_before(site, before)
+
+
+def test_check_after_a_kill_says_so(site: NginxSite) -> None:
+    assert site.run(environment={'KILL_BEFORE_RENAME': '3'}).code == -signal.SIGKILL
+    assert 'a run was killed here' in site.run(check=True).message
+    assert site.run().changed
+    assert not site.run(check=True).changed

@@ -164,6 +164,17 @@ def test_extras(http: str, server: str, handoff: str, extras: str) -> None:
     assert main == 'http { %s server { %s listen 127.0.0.1:8443 ssl%s;%s } }\n' % (http, server, protocol, extras) + INCLUDE
 
 
+def test_redirects_of_a_server_with_another_port_beside_are_relative() -> None:
+    main = decided('http { server { listen 8080; listen 443; } }', wanted())[0].decode()
+    assert 'listen 8080; listen 127.0.0.1:8443; absolute_redirect off; }' in main
+
+
+@pytest.mark.parametrize(('text', 'warning'), [('return 301 https://$host:$server_port/;', '$server_port is'), ('port_in_redirect on;', 'redirects will name')])
+def test_warnings_of_the_port_behind(text: str, warning: str) -> None:
+    made = decided('http {\n server { listen 443;\n %s } }' % text, wanted())[2]
+    assert [one for one in made.warnings if warning in one and one.startswith(MAIN + ':3')]
+
+
 def test_extras_once_a_server() -> None:
     main = decided('http { server { listen 443 ssl; listen [::]:443 ssl; } server { listen 443 ssl; } }', wanted())[0].decode()
     assert main.count('port_in_redirect off;') == 2
@@ -214,6 +225,12 @@ REFUSED = [
     ('http { server { listen 443 proxy_protocol; } }', wanted('plain'), NEW, 'clients speak the PROXY protocol here'),
     ('http { server { listen 443; } }', wanted(backend_port=443), NEW, 'choose another'),
     ('http { server { listen 443; } }', wanted(acme_port=8443), NEW, 'choose another'),
+    ('http { server { listen 443; } }', wanted(acme_port=443), NEW, 'round in circles'),
+    ('http { server { listen 443; } }', wanted(acme_port=0), NEW, 'from 1 to 65535'),
+    ('http { server { listen 443; } }', wanted(acme_port=70000), NEW, 'from 1 to 65535'),
+    ('http { set_real_ip_from 10.0.0.1; server { listen 443; } }', wanted('proxy_protocol'), NEW, 'taken from X-Real-IP already'),
+    ('http { server { listen 443; location / { real_ip_header X-F; } } }', wanted('proxy_protocol'), NEW, 'taken from X-F already'),
+    ('http { server { listen 443; location / { if ($a) { set_real_ip_from 10.0.0.1; } } } }', wanted('proxy_protocol'), NEW, 'already'),
     ('http { server { listen 443; } }', wanted(backend_port=65536), NEW, 'choose another'),
 ]
 
@@ -280,6 +297,39 @@ def test_options_that_an_old_stream_does_not_know() -> None:
     assert len(made.warnings) == 2
 
 
+def test_behind_a_load_balancer_without_realip() -> None:
+    """What the load balancer says is believed, as nginx itself believes it in $proxy_protocol_addr."""
+    content = decided('http { server { listen 443 ssl proxy_protocol; } }', wanted('auto'))[1]
+    assert 'set_real_ip_from 0.0.0.0/0;' in content and 'set_real_ip_from ::/0;' in content
+
+
+def test_half_closed_connections_wait_for_their_answer() -> None:
+    text = 'http { server { listen 443; } }'
+    for handoff, can, there in [('plain', NEW, True), ('proxy_protocol', NEW, True), ('pass', NEW, False), ('plain', OLD, False)]:
+        assert ('proxy_half_close on;' in decided(text, wanted(handoff), can)[1]) == there
+
+
+def test_files_in_an_order_that_no_reload_in_between_can_harm() -> None:
+    """The port is never without an owner: a reload in between finds two who want it (and nginx goes on as it was), not none."""
+    site = '/nonexistent/site'
+    base = front.base_of(config_of({MAIN: b'http { include site; }', site: b'server { listen 443; }'}, {'site': [site]}))
+    made = front.decide(base, wanted(), NEW, resolve)
+    [up] = front.steps(base.config, base, made, True)
+    assert list(up) == [FRONT, MAIN, site]
+    current = placed(base, made)
+    between, original = front.steps(current, front.base_of(current), None, True)
+    assert list(between) == [site, MAIN, FRONT] and list(original) == [site, MAIN, FRONT]
+
+
+def test_long_records() -> None:
+    """nginx refuses a comment of more than 4096 bytes."""
+    text = 'http {\n' + 'server { listen 443 ssl; listen [::]:443 ssl; }\n' * 200 + '}\n'
+    base = front.base_of(config_of({MAIN: text.encode()}))
+    made = front.decide(base, wanted('proxy_protocol'), NEW, resolve)
+    assert max(map(len, made.content.splitlines())) < 2048
+    assert front.base_of(placed(base, made)).config.data[MAIN] == text.encode()
+
+
 def test_behind_a_load_balancer() -> None:
     text = 'http { set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol; server { listen 443 ssl proxy_protocol; } }'
     main, content, dummy = decided(text, wanted('auto'))
@@ -314,6 +364,76 @@ def test_edited_beside() -> None:
 def test_edited_listen_keeps_what_was_added() -> None:
     again, text = edited(b'127.0.0.1:8443 ssl http2;', b'127.0.0.1:8443 ssl http2 default_server;')
     assert (text, again.warnings) == (SITES.replace(b'443 ssl http2;', b'443 ssl http2 default_server;'), [])
+
+
+# A configuration, what an operator changes in it while the front is there (old, new), and what has to be there without the front then.
+SINCE = [
+    ('http { server { listen 443; } }', 'http {', 'http { gzip on;', 'http { gzip on; server { listen 443; } }'),
+    ('# mine\nhttp { server { listen 443; } } # end', '# mine', '# ours', '# ours\nhttp { server { listen 443; } } # end'),
+    ('stream {\n}\nhttp { server { listen 443; } }\n', 'http {', 'http { gzip on;', 'stream {\n}\nhttp { gzip on; server { listen 443; } }\n'),
+    ('stream { }\nhttp { server { listen 443; } }\n', 'http {', 'http { gzip on;', 'stream { }\nhttp { gzip on; server { listen 443; } }\n'),
+    ('stream {\n}\nhttp { server { listen 443; } }\n', '    include', '\tinclude', 'stream {\n\t\n}\nhttp { server { listen 443; } }\n'),
+    ('http { server { listen 443 ssl reuseport; } }\n', ':8443 ssl;', ':8443 ssl http2;', 'http { server { listen 443 ssl http2 reuseport; } }\n'),
+    ('http { server { listen 443 backlog=9 ssl; } }\n', ':8443 ssl; port', ':8443; port', 'http { server { listen 443 backlog=9; } }\n'),
+    ('http { server { listen *:443 ssl; } }\n', 'port_in_redirect off;', '', 'http { server { listen *:443 ssl;  } }\n'),
+    ('http { server { listen "[::]:443" ssl; } }\n', '[::1]:8443 ssl;', '[::1]:8443 ssl default_server;', 'http { server { listen "[::]:443" ssl default_server; } }\n'),
+    ('http { server { listen 443 ssl; } }\n', 'http { ', 'http { # listen 127.0.0.1:8443 ssl; port_in_redirect off;\n', 'http { # listen 127.0.0.1:8443 ssl; port_in_redirect off;\nserver { listen 443 ssl; } }\n'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('text', 'old', 'new', 'expected'), SINCE)
+def test_edited_since(text: str, old: str, new: str, expected: str) -> None:
+    base = front.base_of(config_of({MAIN: text.encode()}))
+    current = placed(base, front.decide(base, wanted(), NEW, resolve))
+    data = current.data[MAIN].decode()
+    assert data.count(old) == 1
+    again = front.base_of(config_of({**current.data, MAIN: data.replace(old, new).encode()}, current.includes))
+    assert (again.config.data[MAIN].decode(), again.warnings) == (expected, [])
+
+
+def test_edited_since_with_the_proxy_protocol() -> None:
+    base = front.base_of(config_of({MAIN: SITES}))
+    current = placed(base, front.decide(base, wanted('proxy_protocol'), NEW, resolve))
+    data = current.data[MAIN].replace(b':8443 ssl http2 proxy_protocol;', b':8443 ssl proxy_protocol http2 default_server;')
+    assert data != current.data[MAIN]
+    again = front.base_of(config_of({**current.data, MAIN: data}, current.includes))
+    assert (again.config.data[MAIN], again.warnings) == (SITES.replace(b'443 ssl http2;', b'443 ssl http2 default_server;'), [])
+
+
+def test_stream_module_is_unloaded_in_an_edited_file() -> None:
+    base = front.base_of(config_of({MAIN: b'user www;\n' + SITES}))
+    current = placed(base, front.decide(base, wanted(), NEW._replace(stream_module='/m/ngx_stream_module.so'), resolve))
+    data = current.data[MAIN].replace(b'user www;', b'user www-data;')
+    again = front.base_of(config_of({**current.data, MAIN: data}, current.includes))
+    assert (again.config.data[MAIN], again.warnings) == (b'user www-data;\n' + SITES, [])
+
+
+def test_addresses_that_are_trusted_already_stay_so() -> None:
+    """A server's own set_real_ip_from takes the place of all those from outside, which its port 80 needs."""
+    text = 'http { set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol; server { listen 80 proxy_protocol; listen 443 ssl proxy_protocol;%s } }\n'
+    main = decided(text % '', wanted('auto'))[0].decode()
+    assert main == text.replace('listen 443', 'listen 127.0.0.1:8443') % (
+        ' port_in_redirect off;' + REAL + ' set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol;'
+    ) + INCLUDE
+
+
+def test_disabled_site_is_put_back_as_well(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'nginx.conf').write_bytes(b'events {}\nhttp {\n include sites/*;\n server { listen 443; }\n}\n')
+    (tmp_path / 'sites').mkdir()
+    (tmp_path / 'site').write_bytes(b'server { listen 443; server_name a; }')
+    (tmp_path / 'sites' / 'a').symlink_to('../site')
+    main = str(tmp_path / 'nginx.conf')
+    base = front.base_of(front.with_front(_nginx_config.read(main)))
+    for path, content in front.contents(base, front.decide(base, wanted(), NEW, resolve)).items():
+        pathlib.Path(path).write_bytes(content or b'')
+    assert (tmp_path / 'site').read_bytes() == b'server { listen 127.0.0.1:8443; port_in_redirect off; server_name a; }'
+    (tmp_path / 'sites' / 'a').unlink()
+    current = front.with_front(_nginx_config.read(main))
+    base = front.base_of(current)
+    [files] = front.steps(current, base, front.decide(base, wanted(), NEW, resolve), True)
+    assert files[str(tmp_path / 'site')] == b'server { listen 443; server_name a; }'
+    (tmp_path / 'site').unlink()
+    assert front.base_of(front.with_front(_nginx_config.read(main))).warnings == ['%s: this file is not there any more' % (tmp_path / 'site')]
 
 
 def test_removed_site() -> None:
