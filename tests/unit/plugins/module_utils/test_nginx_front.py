@@ -417,6 +417,13 @@ def test_addresses_that_are_trusted_already_stay_so() -> None:
     ) + INCLUDE
 
 
+def test_address_that_one_server_says_is_proxied_is_so_for_all() -> None:
+    """`proxy_protocol` belongs to the address, whichever server says it (ngx_http_core_listen)."""
+    for texts in (['443 proxy_protocol', '443'], ['443', '443 proxy_protocol']):
+        content = decided('http { %s }' % ' '.join('server { listen %s; }' % text for text in texts), wanted('auto'))[1]
+        assert '    listen 443 proxy_protocol;\n' in content
+
+
 def test_disabled_site_is_put_back_as_well(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'nginx.conf').write_bytes(b'events {}\nhttp {\n include sites/*;\n server { listen 443; }\n}\n')
     (tmp_path / 'sites').mkdir()
@@ -530,6 +537,25 @@ def test_properties(data: bytes, handoff: str) -> None:
     assert front.steps(current, again, second, True) == []
     for files in front.steps(current, again, None, True):
         _nginx_config.parse(files[MAIN] or b'')
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(configurations(), st.sampled_from(['plain', 'pass', 'proxy_protocol']), st.integers(0, 100))
+def test_what_an_operator_adds_stays(data: bytes, handoff: str, place: int) -> None:
+    """A directive put anywhere beside what the front changed: it is there without the front, and every other byte is as it was."""
+    base = front.base_of(config_of({MAIN: data}))
+    try:
+        made = front.decide(base, wanted(handoff), NEW, resolve)
+    except Failed:
+        return
+    edits = made.edits[MAIN]
+    places = [one.statement.begin for one in base.config.places() if not any(edit.begin <= one.statement.begin < edit.end for edit in edits)]
+    offset = places[place % len(places)]
+    moved = offset + sum(len(edit.text) - (edit.end - edit.begin) for edit in edits if edit.begin < offset)
+    current = placed(base, made)
+    text = current.data[MAIN][:moved] + b'gzip on; ' + current.data[MAIN][moved:]
+    again = front.base_of(config_of({**current.data, MAIN: text}, current.includes))
+    assert (again.config.data[MAIN], again.warnings) == (data[:offset] + b'gzip on; ' + data[offset:], [])
 
 
 # How many `listen` directives move, counted by eye.

@@ -6,9 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import pathlib
+import resource
+import signal
 import stat
+import threading
 import typing as t
 
 import pytest
@@ -139,6 +144,175 @@ def test_killed(tree: pathlib.Path, last: str) -> None:
         assert picture(tree) == before
     with Transaction(str(tree / 'a')) as transaction:
         assert not transaction.recovered
+
+
+def killed_at(number: int, act: t.Callable[[], None]) -> bool:
+    """Do something in a process that is killed before its ``number``-th rename, link or unlink; give whether it was."""
+    child = os.fork()
+    if not child:
+        counter = itertools.count(1)
+
+        def counted(call: t.Callable[..., None]) -> t.Callable[..., None]:
+            def one(*arguments: str) -> None:
+                if next(counter) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                call(*arguments)
+
+            return one
+
+        for name in ('rename', 'link', 'unlink'):
+            setattr(os, name, counted(getattr(os, name)))
+        act()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def visible(tree: pathlib.Path) -> dict[str, tuple[bytes, int, int, int]]:
+    return {name: value for name, value in picture(tree).items() if not name.startswith('.')}
+
+
+def test_killed_between_any_two_changes_of_a_directory(tree: pathlib.Path) -> None:
+    """Also when the run that puts things right is killed in turn: all of the old files or all of the new, and nothing is left beside them."""
+
+    def act() -> None:
+        with Transaction(str(tree / 'a')) as transaction:
+            transaction.change(stages(tree), Server())
+
+    def recover() -> None:
+        with Transaction(str(tree / 'a')):
+            pass
+
+    before = visible(tree)
+    recovered = 0
+    for number in itertools.count(1):
+        killed = killed_at(number, act)
+        for second in itertools.count(1):
+            if not killed or not killed_at(second, recover):
+                break
+        with Transaction(str(tree / 'a')) as transaction:
+            assert not transaction.interrupted
+            recovered += second > 1
+            if visible(tree) == before:
+                assert picture(tree) == before
+            else:
+                assert {path.name: path.read_bytes() for path in tree.iterdir() if path.name[0] != '.'} == {'b': b'new b', 'c': b'new c', 'link': b'new b'}
+                break
+    assert killed and recovered > 5
+    with Transaction(str(tree / 'a')) as transaction:
+        transaction.change([Stage({str(tree / 'a'): b'', str(tree / 'b'): b'', str(tree / 'c'): b''})], Server())
+    assert [path.name for path in tree.iterdir() if path.name.startswith('.')] == []
+
+
+def test_file_that_an_earlier_stage_made_is_taken_away(tree: pathlib.Path) -> None:
+    before = picture(tree)
+    twice = [Stage({str(tree / 'c'): b'first'}), Stage({str(tree / 'c'): b'second'})]
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='prove failed'):
+        transaction.change(twice, Server('prove', 2))
+    assert picture(tree) == before
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize('step', ['check', 'apply', 'prove', 'drain'])
+def test_signal_puts_everything_back(tree: pathlib.Path, number: signal.Signals, step: str) -> None:
+    before = picture(tree)
+
+    def mine(*dummy: object) -> None:
+        pass
+
+    class Interrupted(Server):
+        def _ask(self, asked: str) -> None:
+            if asked == step:
+                os.kill(os.getpid(), number)
+
+    handler = signal.signal(number, mine)
+    try:
+        with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='interrupted by %s' % number.name):
+            transaction.change(stages(tree), Interrupted())
+        assert signal.getsignal(number) is mine
+    finally:
+        signal.signal(number, handler)
+    assert picture(tree) == before
+
+
+def test_signal_while_putting_back_is_too_late(tree: pathlib.Path) -> None:
+    before = picture(tree)
+
+    class Impatient(Server):
+        def apply(self) -> None:
+            if 'apply' in self.asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().apply()
+
+    server = Impatient('prove')
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='prove failed'):
+        transaction.change(stages(tree), server)
+    assert server.asked == ['check', 'apply', 'prove', 'apply']
+    assert picture(tree) == before
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size: int) -> t.Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(('limit', 'message'), [(16, 'nothing was changed'), (8192, 'can not be written: File too large')])
+def test_no_space(tree: pathlib.Path, limit: int, message: str) -> None:
+    before = picture(tree)
+    server = Server()
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match=message), no_file_larger_than(limit):
+        transaction.change([Stage({str(tree / 'a'): b'', str(tree / 'b'): b'x' * 10000})], server)
+    assert picture(tree) == before and server.asked == []
+    with Transaction(str(tree / 'a')) as transaction:
+        assert not transaction.recovered
+        transaction.change(stages(tree), Server())
+
+
+def test_no_space_for_the_backup(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tree / 'a').write_bytes(b'x' * 10000)
+    before = picture(tree)
+    with Transaction(str(tree / 'a'), str(tmp_path / 'backup')) as transaction, pytest.raises(Failed, match='backup can not be written'):
+        with no_file_larger_than(8192):
+            transaction.change(stages(tree), Server())
+    assert picture(tree) == before
+
+
+def test_directory_that_is_not_there(tree: pathlib.Path) -> None:
+    before = picture(tree)
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='gone/c'):
+        transaction.change([Stage({str(tree / 'a'): b'', str(tree / 'gone' / 'c'): b''})], Server())
+    assert picture(tree) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root may give files away')
+def test_owner_stays(tree: pathlib.Path) -> None:
+    os.chown(tree / 'b', 1234, 4321)
+    with Transaction(str(tree / 'a')) as transaction:
+        transaction.change(stages(tree)[:1], Server())
+    status = (tree / 'b').stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (1234, 4321, 0o640)
+
+
+def test_second_run_waits_for_the_first(tree: pathlib.Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with Transaction(str(tree / 'link')), Transaction(str(tree / 'a')):
+            order.append('second')
+
+    with Transaction(str(tree / 'a')) as transaction:
+        thread = threading.Thread(target=second)
+        thread.start()
+        transaction.change(stages(tree), Server())
+        order.append('first')
+    thread.join()
+    assert order == ['first', 'second']
 
 
 def test_lock(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
