@@ -13,7 +13,9 @@ export PATH := $(BIN):$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CACHE):$(CACHE)/deps
 export ANSIBLE_HOME := $(CACHE)/ansible
 
-.PHONY: demo test lint unit sanity integration molecule packages venv checkout deps install build clean
+SPHINX := $(CACHE)/docs-venv
+
+.PHONY: docs demo test lint unit sanity integration molecule packages venv checkout deps install build clean
 
 demo: venv checkout
 	$(BIN)/python demo/demo.py
@@ -76,6 +78,22 @@ integration: venv install packages
 molecule: venv install deps packages
 	@rc=0; ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed:$(CACHE)/deps .ci/with-docker.sh .ci/molecule.sh $(SCENARIOS) || rc=$$?; \
 	if [ $$rc = 3 ]; then echo "The Molecule scenarios ($(SCENARIOS)) were NOT run; everything else was."; else exit $$rc; fi
+
+# The documentation site: .cache/docs/html/index.html.
+docs: $(SPHINX)/stamp checkout
+	rm -rf $(CACHE)/docs
+	mkdir -p $(CACHE)/docs/source/reference
+	cp --parents docs/*.md roles/*/README.md CHANGELOG.md CONTRIBUTING.md $(CACHE)/docs/source
+	PATH=$(SPHINX)/bin:$(PATH) antsibull-docs collection --use-current --squash-hierarchy --fail-on-error \
+		--no-add-antsibull-docs-version --dest-dir $(CACHE)/docs/source/reference seamless.tls_alpn
+	$(SPHINX)/bin/sphinx-build -W --keep-going -q -c docs $(CACHE)/docs/source $(CACHE)/docs/html
+	@echo "The site is in $(CACHE)/docs/html/index.html."
+
+$(SPHINX)/stamp: docs/requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(SPHINX)
+	$(SPHINX)/bin/pip install -qq -r docs/requirements.txt
+	touch $@
 
 clean:
 	rm -rf .venv .cache
