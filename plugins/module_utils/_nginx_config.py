@@ -212,13 +212,18 @@ class Config(t.NamedTuple):
                     yield from self._walk(included, self.parsed[included], blocks)
 
 
+def _is_same(ours: str, theirs: str) -> bool:
+    """Whether both readers mean the same name; crossplane leaves escapes in it as they are (keys of a `map` have some)."""
+    return ours.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace') in (theirs, _value(theirs.encode(), False))
+
+
 def _agree(path: str, ours: list[Statement], theirs: list[dict[str, t.Any]]) -> t.Iterator[tuple[Statement, dict[str, t.Any]]]:
     """Go through what both readers found, side by side; raise Failed where they differ, since then neither is to be trusted."""
     theirs = [statement for statement in theirs if statement['directive'] != '#']  # comments between words are there even so
     for number in range(max(len(ours), len(theirs))):
         one = ours[number] if number < len(ours) else None
         other = theirs[number] if number < len(theirs) else None
-        if one is None or other is None or one.name.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace') != other['directive']:
+        if one is None or other is None or not _is_same(one.name, other['directive']):
             at = one.line if one is not None else other['line'] if other is not None else 0
             raise Failed('%s:%d: this statement is not understood; please report it with the lines around it' % (path, at))
         yield one, other

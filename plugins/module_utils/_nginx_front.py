@@ -131,8 +131,11 @@ def base_of(config: Config) -> Base:
     if content is None:
         return Base(config, None, {}, [])
     undone, warnings, files = {}, [], {}
+    spellings: dict[str, list[str]] = {}
+    for path in config.data:
+        spellings.setdefault(os.path.realpath(path), []).append(path)
     for record in _read_records(config.main, content):
-        paths = [path for path in config.data if os.path.realpath(path) == record.path]
+        paths = spellings.get(record.path, [])
         if not paths:
             warnings.append('%s: this file is not there any more' % record.path)
             continue
@@ -146,6 +149,9 @@ def base_of(config: Config) -> Base:
                 edits.append(edit)
             else:
                 warnings.append('%s: "%s" is not there any more; what stands in its place is left' % (record.path, after.decode('utf-8', 'replace').strip()))
+        # A line end that ours brought along stays where somebody has written on behind it.
+        ends = {edit: re.match(rb'\r?\n' if edit.end < len(data) else b'', data[edit.begin : edit.end]) for edit in edits}
+        edits = [edit._replace(begin=edit.begin + end.end()) if end else edit for edit, end in ends.items()]
         undone[record.path] = edits
         files.update({path: _spans.apply(data, edits) for path in paths})
     return Base(config.with_files(files), _read_meta(config.main, content), undone, warnings)

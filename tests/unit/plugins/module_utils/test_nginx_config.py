@@ -105,6 +105,27 @@ def test_both_readers_agree(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert [place for place in config.places() if place.context == ('http', 'server') and place.statement.name == 'listen']
 
 
+@pytest.mark.parametrize(
+    'key',
+    [
+        r'"~*\n"', r'"~*\r\n"', r'~\t', r'"~*Bolt\ 0"', r'~*Bolt\ 0', r'"~\"x\""', r"'~\"x\"'", r'"~\\x"', r'~\\x', r'\"x', r'"~^a{2}"', r'"${x}"', '"a;b"',
+        r'~a\;b', '"it\'s"', '""', '"#x"',
+    ],
+)  # fmt: skip
+def test_keys_of_maps(key: str, tmp_path: pathlib.Path) -> None:
+    """What looks like a directive's name and is a pattern."""
+    (tmp_path / 'nginx.conf').write_text('http {\n map $uri $z {\n default 0;\n %s 1;\n }\n}\n' % key)
+    config = read(str(tmp_path / 'nginx.conf'))
+    assert [place.statement.arguments for place in config.places()][2:] == [['0'], ['1']]
+
+
+def test_readers_that_differ(tmp_path: pathlib.Path) -> None:
+    """crossplane takes what follows `${x}` in a name along with it: refused, with the line, rather than half understood."""
+    (tmp_path / 'nginx.conf').write_text('http {\n map $uri $z {\n ~${x} 1;\n }\n}\n')
+    with pytest.raises(Failed, match='nginx.conf:3: this statement is not understood'):
+        read(str(tmp_path / 'nginx.conf'))
+
+
 def test_lua_that_crossplane_does_not_understand(tmp_path: pathlib.Path) -> None:
     """A lone brace in a long Lua string: refused, with the line, rather than half understood."""
     (tmp_path / 'nginx.conf').write_text('http {\n  init_by_lua_block {\n x = [[ { ]]\n }\n  server { listen 443; }\n}\n')

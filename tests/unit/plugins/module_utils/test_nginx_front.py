@@ -186,6 +186,19 @@ def test_redirects_of_another_public_port_are_relative() -> None:
     assert main == 'http { server { listen 127.0.0.1:8443 ssl; absolute_redirect off; } }\n' + INCLUDE
 
 
+@pytest.mark.parametrize('own', ['absolute_redirect on;', 'absolute_redirect off;', 'port_in_redirect off;'])
+def test_redirects_are_left_to_a_server_that_says(own: str) -> None:
+    text = 'http { server { %s listen %s ssl; } }\n'
+    assert decided(text % (own, '4433'), wanted(https_port=4433))[0].decode() == text % (own, '127.0.0.1:8443') + INCLUDE
+
+
+def test_wildcards_have_the_first_port() -> None:
+    text = 'http { port_in_redirect off; server { listen 192.0.2.1:443; listen [2001:db8::1]:443; listen [::]:443; listen 443; listen 192.0.2.2:443; } }\n'
+    main, dummy, made = decided(text, wanted('pass'))
+    assert re.findall('listen (.*?);', main.decode()) == ['127.0.0.1:8444', '[::1]:8445', '[::1]:8443', '127.0.0.1:8443', '127.0.0.1:8446']
+    assert list(made.endpoints.items())[-1] == ('127.0.0.1:8447', 'responder')
+
+
 def test_without_ipv6_on_loopback() -> None:
     main = decided('http { server { listen 443; listen [::]:443; } }', wanted(), NEW._replace(loopback6=False))[0].decode()
     assert 'listen 127.0.0.1:8443;' in main and 'listen 127.0.0.1:8444;' in main
@@ -369,6 +382,7 @@ def test_edited_listen_keeps_what_was_added() -> None:
 # A configuration, what an operator changes in it while the front is there (old, new), and what has to be there without the front then.
 SINCE = [
     ('http { server { listen 443; } }', 'http {', 'http { gzip on;', 'http { gzip on; server { listen 443; } }'),
+    ('http { server { listen 443; } } # end', 'alpn.conf;\n', 'alpn.conf;\ninclude x;\n', 'http { server { listen 443; } } # end\ninclude x;\n'),
     ('# mine\nhttp { server { listen 443; } } # end', '# mine', '# ours', '# ours\nhttp { server { listen 443; } } # end'),
     ('stream {\n}\nhttp { server { listen 443; } }\n', 'http {', 'http { gzip on;', 'stream {\n}\nhttp { gzip on; server { listen 443; } }\n'),
     ('stream { }\nhttp { server { listen 443; } }\n', 'http {', 'http { gzip on;', 'stream { }\nhttp { gzip on; server { listen 443; } }\n'),
@@ -376,8 +390,11 @@ SINCE = [
     ('http { server { listen 443 ssl reuseport; } }\n', ':8443 ssl;', ':8443 ssl http2;', 'http { server { listen 443 ssl http2 reuseport; } }\n'),
     ('http { server { listen 443 backlog=9 ssl; } }\n', ':8443 ssl; port', ':8443; port', 'http { server { listen 443 backlog=9; } }\n'),
     ('http { server { listen *:443 ssl; } }\n', 'port_in_redirect off;', '', 'http { server { listen *:443 ssl;  } }\n'),
-    ('http { server { listen "[::]:443" ssl; } }\n', '[::1]:8443 ssl;', '[::1]:8443 ssl default_server;', 'http { server { listen "[::]:443" ssl default_server; } }\n'),
-    ('http { server { listen 443 ssl; } }\n', 'http { ', 'http { # listen 127.0.0.1:8443 ssl; port_in_redirect off;\n', 'http { # listen 127.0.0.1:8443 ssl; port_in_redirect off;\nserver { listen 443 ssl; } }\n'),
+    ('http { server { listen "[::]:443" ssl; } }\n', '[::1]:8443 ssl;', '[::1]:8443 ssl x;', 'http { server { listen "[::]:443" ssl x; } }\n'),
+    (
+        'http { server { listen 443 ssl; } }\n', 'http { ', 'http { # listen 127.0.0.1:8443 ssl; port_in_redirect off;\n',
+        'http { # listen 127.0.0.1:8443 ssl; port_in_redirect off;\nserver { listen 443 ssl; } }\n',
+    ),
 ]  # fmt: skip
 
 
@@ -412,9 +429,12 @@ def test_addresses_that_are_trusted_already_stay_so() -> None:
     """A server's own set_real_ip_from takes the place of all those from outside, which its port 80 needs."""
     text = 'http { set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol; server { listen 80 proxy_protocol; listen 443 ssl proxy_protocol;%s } }\n'
     main = decided(text % '', wanted('auto'))[0].decode()
-    assert main == text.replace('listen 443', 'listen 127.0.0.1:8443') % (
-        ' port_in_redirect off;' + REAL + ' set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol;'
-    ) + INCLUDE
+    assert (
+        main
+        == text.replace('listen 443', 'listen 127.0.0.1:8443')
+        % (' port_in_redirect off;' + REAL + ' set_real_ip_from 10.0.0.0/8; real_ip_header proxy_protocol;')
+        + INCLUDE
+    )
 
 
 def test_address_that_one_server_says_is_proxied_is_so_for_all() -> None:

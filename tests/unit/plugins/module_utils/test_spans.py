@@ -54,6 +54,25 @@ def test_undo_in_an_edited_file() -> None:
     assert (_spans.apply(b'# 2\none 2 three', edits), missing) == (b'# 2\none two three', [(b'two', b'ii')])
 
 
+def test_undo_of_equal_texts_in_an_edited_file() -> None:
+    record = _spans.make_record('f', b'one two', [Edit(0, 3, b'x'), Edit(4, 7, b'x')])
+    edits, missing = _spans.undo(record, b'x and x')
+    assert (_spans.apply(b'x and x', edits), missing) == (b'one and two', [])
+    assert _spans.undo(record, b'x and y')[1] == [(b'two', b'x')]
+
+
+def test_long_comments() -> None:
+    """Two kinds of comments, both over several lines, are told apart."""
+    first, second = {'a': 'x' * 3000}, {'b': ['\u00e9' * 2000]}
+    text = b'# head\n' + _spans.render_comment(b'# one: ', first) + _spans.render_comment(b'# two: ', second) + b'stream {}\n'
+    assert max(map(len, text.splitlines())) < 2048
+    assert _spans.read_comments(text, b'# one: ') == [first]
+    assert _spans.read_comments(text, b'# two: ') == [second]
+    assert _spans.read_comments(text, b'# three: ') == []
+    with pytest.raises(ValueError, match='Unterminated'):
+        _spans.read_comments(b'\n'.join(text.splitlines()[:3]), b'# one: ')
+
+
 def test_diff_leaves_out_what_is_the_same() -> None:
     found = _spans.diff({'b': (b'x', b'x'), 'a': (None, b'\xff'), 'c': (b'y', None)})
     assert [(entry['before_header'], entry['after_header'], entry['before'], entry['after']) for entry in found] == [

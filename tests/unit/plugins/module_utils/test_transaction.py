@@ -213,6 +213,14 @@ def test_file_that_an_earlier_stage_made_is_taken_away(tree: pathlib.Path) -> No
     assert picture(tree) == before
 
 
+def test_original_that_a_killed_run_kept_is_not_taken_for_ours(tree: pathlib.Path) -> None:
+    before = picture(tree)
+    (tree / '.a.seamless-old').write_bytes(b'from long ago')
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='prove failed'):
+        transaction.change(stages(tree), Server('prove'))
+    assert picture(tree) == before
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize('step', ['check', 'apply', 'prove', 'drain'])
 def test_signal_puts_everything_back(tree: pathlib.Path, number: signal.Signals, step: str) -> None:
@@ -277,9 +285,9 @@ def test_no_space(tree: pathlib.Path, limit: int, message: str) -> None:
 def test_no_space_for_the_backup(tree: pathlib.Path, tmp_path: pathlib.Path) -> None:
     (tree / 'a').write_bytes(b'x' * 10000)
     before = picture(tree)
-    with Transaction(str(tree / 'a'), str(tmp_path / 'backup')) as transaction, pytest.raises(Failed, match='backup can not be written'):
-        with no_file_larger_than(8192):
-            transaction.change(stages(tree), Server())
+    transaction = Transaction(str(tree / 'a'), str(tmp_path / 'backup'))
+    with transaction, pytest.raises(Failed, match='backup can not be written'), no_file_larger_than(8192):
+        transaction.change(stages(tree), Server())
     assert picture(tree) == before
 
 
