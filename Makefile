@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CACHE)/ansible
 
 SPHINX := $(CACHE)/docs-venv
 
-.PHONY: docs demo test lint unit sanity integration molecule packages venv checkout deps install build clean
+.PHONY: docs bench bench-quick demo test lint unit sanity integration molecule packages venv checkout deps install build clean
 
 demo: venv checkout
 	$(BIN)/python demo/demo.py
@@ -28,6 +28,7 @@ packages:
 venv: .venv/stamp
 .venv/stamp: requirements-dev.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	@test ! -L .venv || { echo ".venv is a link; making it anew would clear what it leads to." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install -qq -r requirements-dev.txt
 	touch $@
@@ -93,6 +94,23 @@ $(SPHINX)/stamp: docs/requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(SPHINX)
 	$(SPHINX)/bin/pip install -qq -r docs/requirements.txt
+	touch $@
+
+# What the front and the module cost, measured here (root, two cores): docs/benchmarks.md; bench-quick writes to .cache instead.
+bench: RESULT = docs/benchmarks
+bench: BENCH_DATA = --rounds 5 --scale 0.5
+bench: BENCH_SITES = --rounds 3 --sites 10 100 1000
+bench-quick: RESULT = $(CACHE)/benchmarks
+bench-quick: BENCH_DATA = --rounds 1 --scale 0.05
+bench-quick: BENCH_SITES = --rounds 1 --sites 10 100
+bench bench-quick: venv checkout packages $(CACHE)/bench-venv/stamp
+	PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench/data_path.py $(BENCH_DATA) --result $(RESULT).json
+	PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench/module_scale.py $(BENCH_SITES) --result $(RESULT).json
+	$(CACHE)/bench-venv/bin/python tests/bench/report.py $(RESULT).json $(RESULT).md $(RESULT).svg
+
+$(CACHE)/bench-venv/stamp: tests/bench/requirements.txt
+	$(PYTHON) -m venv --clear $(CACHE)/bench-venv
+	$(CACHE)/bench-venv/bin/pip install -qq -r tests/bench/requirements.txt
 	touch $@
 
 clean:

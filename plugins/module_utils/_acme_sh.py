@@ -14,6 +14,7 @@ which is sourced after the command line is read, so that it wins over ``--ca-bun
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import shlex
@@ -97,7 +98,10 @@ def read_settings(data: bytes) -> dict[str, str]:
     for match in _SETTING.finditer(data):
         value = match.group('value').decode('utf-8', 'surrogateescape')
         encoded = _BASE64.match(value)
-        settings[match.group('name').decode('ascii')] = base64.b64decode(encoded.group(1)).decode('utf-8', 'surrogateescape') if encoded else value
+        if encoded:
+            with contextlib.suppress(ValueError):  # a damaged one stays as it is written
+                value = base64.b64decode(encoded.group(1)).decode('utf-8', 'surrogateescape')
+        settings[match.group('name').decode('ascii')] = value
     return settings
 
 

@@ -27,7 +27,7 @@ DEFAULT_CONFIG = '/etc/haproxy/haproxy.cfg'
 def parse_version_output(text: str) -> tuple[str, bool, bool]:
     """Read `haproxy -vv`: the version ('' if there is none), whether TLS is built in, whether it is for Linux (abstract sockets)."""
     version = re.search(r'^HA-?Proxy version (\d+(?:\.\d+)*)', text, re.M)
-    tls = re.search(r'^Built with OpenSSL version', text, re.M) is not None
+    tls = re.search(r'^Built with (?:OpenSSL|SSL library) version', text, re.M) is not None
     return version[1] if version else '', tls, re.search(r'^\s*TARGET\s*=\s*linux', text, re.M) is not None
 
 

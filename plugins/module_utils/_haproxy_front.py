@@ -24,6 +24,7 @@ from ansible_collections.seamless.tls_alpn.plugins.module_utils._probe import En
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
 OWN_FILE = '00-tls-alpn.cfg'
+OWN_SUFFIX = '.tls-alpn.cfg'  # after the file before it, whose `global` has to come first
 BEGIN = b'# BEGIN seamless.tls_alpn: written by the module haproxy_alpn_frontend, whose state absent takes it away again'
 END = b'# END seamless.tls_alpn'
 _BLOCK = re.compile(rb'^' + re.escape(BEGIN) + rb'\r?\n.*?^' + re.escape(END) + rb'\r?\n(?:\r?\n)?', re.M | re.S)
@@ -275,6 +276,11 @@ def _session_edits(config: hc.Config, binds: t.Sequence[PublicBind], wishes: Wis
             raise Failed('%s: with the handoff "plain" this rule would see 127.0.0.1 as the client of every connection; use the handoff "abns"' % str(line))
         if line.section.kind == 'defaults' or not _SESSION_ACTION.match(line.values[2]):
             raise Failed('%s: this rule needs the client\'s own TCP connection, which the front has; make it a "tcp-request session" rule' % str(line))
+        beside = [other for other in config.lines if other.section is line.section]
+        if any({'accept-proxy', 'accept-netscaler-cip'} & set(other.values) for other in beside if other.values[0] == 'bind'):
+            raise Failed('%s: this rule sees the load balancer before this HAProxy, which only the front could; allow only it by other means' % str(line))
+        if any(other.values[:2] == ['tcp-request', 'session'] and other.number < line.number for other in beside):
+            raise Failed('%s: this rule would come after the "tcp-request session" rule above it; put it below that one' % str(line))
         word, last = line.words[1], line.words[-1]
         edits.append((line.path, _spans.Edit(word.begin, last.end, b'session' + config.data[line.path][word.end : last.end])))
     return edits
@@ -376,12 +382,14 @@ def _place(config: hc.Config) -> tuple[str, int]:
 
 
 def _own_file(config: hc.Config) -> str | None:
-    """Give the front's own file, where the service loads a directory in which it comes before the first `defaults` or proxy."""
+    """Give the front's own file, where the service loads a directory: right before the file with the first `defaults` or proxy."""
     path = _place(config)[0]
     for source in config.sources:
-        own = os.path.join(source.path, OWN_FILE)
-        if source.directory and path in source.files and own not in config.data and os.fsencode(own) < os.fsencode(path):
-            return own
+        if source.directory and path in source.files:
+            before = source.files[: source.files.index(path)]
+            own = before[-1][: -len('.cfg')] + OWN_SUFFIX if before else os.path.join(source.path, OWN_FILE)
+            if own not in config.data and os.fsencode(own) < os.fsencode(path):
+                return own
     return None
 
 
@@ -460,6 +468,10 @@ def _read_current(config: hc.Config, environ: t.Mapping[str, str]) -> _Current:
         for line in (line for line in parsed.lines if line.path == record.path and line.values[0] in ('bind', 'tcp-request')):
             starts |= {word.begin for word in line.words[1:2]} | {_end(body, line), line.begin - len(_spans.newline_of(body))}
         undo[record.path], lost = _spans.undo(record, body, starts.__contains__)
+        for first, second in zip(record.edits, record.edits[1:]):
+            if first[1:] in lost and not second[1] and second[1:] not in lost:
+                said = (_text(first[2]), record.path, _text(second[2]))
+                raise Failed('the bind on "%s" in %s, which stood beside "%s", was taken away; put it back, then run this again' % said)
         missing += [(record.path, before, after) for before, after in lost]
         for line in (line for line in parsed.lines if line.path == record.path and line.values[0] == 'bind' and len(line.values) > 1):
             for dummy, after in lost:
@@ -515,10 +527,12 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
         for line in original.lines:
             if line.section is not None and line.section.kind == 'global' and line.values[0] == 'maxconn':
                 warnings.append('%s: each HTTPS connection counts twice towards this maxconn now' % str(line))
-    else:
-        for path, was, text in current.missing:
+    for path, was, text in current.missing:
+        if state == 'absent' or path in config.data:
             words = (text.strip().decode('latin-1'), was.strip().decode('latin-1'))
             warnings.append('%s: "%s" is not there any more; nothing was put back for it (it was "%s")' % (path, *words))
+    handed = [_endpoint(wishes, number, frontend) for number, (frontend, dummy) in enumerate(_names(wishes, len(binds)))] if state == 'present' else []
+    _refuse_orphans(config, wanted, {address for address, dummy in handed}, environ)
     before: dict[str, bytes | None] = dict(config.data)
     touched = {path for path in {**before, **wanted} if before.get(path) != wanted.get(path)}
     stages = []
@@ -529,25 +543,33 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
             lines = {path: [line for line in parsed.lines if line.path == path] for path in touched}
             stages.append({path: current.middle(path, lines[path]) or None if path in current.bodies else None for path in touched})
         stages.append({path: wanted.get(path) for path in touched})
-    handoffs = []
-    if state == 'present':
-        handoffs = [_endpoint(wishes, number, frontend)[0].decode().split()[0] for number, (frontend, dummy) in enumerate(_names(wishes, len(binds)))]
     return Decision(
         stages=stages,
         before={path: before.get(path) for path in touched},
         binds=_report(original, binds, wishes, wanted) if state == 'present' else current.put_back(parsed.lines),
         endpoints=list(dict.fromkeys(endpoint for bind in binds for endpoint in bind.endpoints)),
-        handoffs=handoffs,
+        handoffs=[address.decode().split()[0] for address, dummy in handed],
         original=original,
         drain=_drain(current.block),
         warnings=warnings,
     )
 
 
+def _refuse_orphans(config: hc.Config, wanted: t.Mapping[str, bytes | None], handed: set[bytes], environ: t.Mapping[str, str]) -> None:
+    """Raise Failed if a bind would go on listening for a front that is no more (moved to another file since, say)."""
+    sources = [source._replace(files=[path for path in source.files if wanted.get(path) is not None]) for source in config.sources]
+    known = {address.split()[0].decode() for address in handed}
+    for line in hc.parse(sources, {path: data for path, data in wanted.items() if data is not None}, environ).lines:
+        if line.values[0] == 'bind' and len(line.values) > 1 and line.values[1].startswith('abns@seamless-') and line.values[1] not in known:
+            raise Failed('%s: a front handed over to this bind, but it is not where it was; give it its public address again, then run this again' % str(line))
+
+
 def _put_up(
     original: hc.Config, binds: t.Sequence[PublicBind], wishes: Wishes, files: t.Mapping[str, bytes | None]
 ) -> tuple[dict[str, bytes | None], list[_spans.Record]]:
     """Give all files with the front in place, and its records."""
+    if not re.match(r'[A-Za-z0-9.:_-]+\Z', wishes.acme_host) or not 0 < wishes.acme_port < 65536 or wishes.acme_port == wishes.https_port:
+        raise Failed('acme_host and acme_port: "%s", %d is no place for a responder' % (wishes.acme_host, wishes.acme_port))
     if hc.seconds(wishes.inspect_delay) is None:
         raise Failed('inspect_delay: "%s" is no time for HAProxy (as 5s, or 500ms)' % wishes.inspect_delay)
     names = _names(wishes, len(binds))

@@ -118,7 +118,12 @@ def choose(running: t.Sequence[Process], wanted: t.Sequence[str]) -> Process | N
     With no file wanted it is the one that runs. A process and its successor load the same; the newest counts.
     """
     real = {os.path.realpath(path) for path in wanted}
-    matching = [process for process in running if real <= {os.path.realpath(path) for path in process.arguments.paths}]
+
+    def loaded(process: Process) -> set[str]:
+        files = [os.path.join(path, name) for path in process.arguments.paths if os.path.isdir(path) for name in os.listdir(path)]
+        return {os.path.realpath(path) for path in [*process.arguments.paths, *files]}
+
+    matching = [process for process in running if real <= loaded(process)]
     if len({tuple(process.arguments.paths) for process in matching}) > 1:
         several = ', '.join('process %d (%s)' % (process.pid, ' '.join(process.arguments.paths)) for process in matching)
         raise Failed('several HAProxy run here: %s; name the files of the one that is meant with config' % several)
@@ -211,7 +216,10 @@ class HaproxyServer:
     def _surroundings(self) -> dict[str, t.Any]:
         if self._process is None:
             return {}
-        return {'cwd': self._process.arguments.directory, 'environ_update': environment(self._process)}
+        # What the configuration sets itself is in the environment of a master that has reloaded; a fresh start does not have it.
+        own = {line.values[1] for line in self._config.lines if line.values[0] in ('setenv', 'presetenv') and len(line.values) > 1}
+        variables = {name: value for name, value in environment(self._process).items() if name not in own}
+        return {'cwd': self._process.arguments.directory, 'environ_update': variables}
 
     def _workers(self, master: int) -> dict[int, int]:
         """Give the workers of all generations, with the time they started (`program` sections have children of the master, too)."""
@@ -314,8 +322,11 @@ class HaproxyServer:
             self.verified = _probe.prove(expect.before, list(dict.fromkeys(one.endpoint for one in expect.before)), expect.responder, expect.renewed, TRIES)
 
 
-def certificates(config: hc.Config) -> set[str]:
-    """Give the SHA-256 of the certificates on disk, any of which a reload may begin to serve (renewed since the last one)."""
+def certificates(config: hc.Config, directory: str) -> set[str]:
+    """Give the SHA-256 of the certificates on disk, any of which a reload may begin to serve (renewed since the last one).
+
+    ``directory`` is where HAProxy was started. A `crt` may be a bundle by key type (Manual 5.1, crt).
+    """
     base = next((line.values[1] for line in config.lines if line.values[0] == 'crt-base' and len(line.values) > 1), '')
     paths: list[str] = []
     for line in config.lines:
@@ -327,5 +338,6 @@ def certificates(config: hc.Config) -> set[str]:
                     paths += [os.path.join(base, text.split()[0]) for text in stream if text.strip() and not text.startswith('#')]
     files = []
     for path in paths:
-        files += [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+        path = os.path.join(directory, path)
+        files += [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path, path + '.rsa', path + '.ecdsa', path + '.dsa']
     return {found for found in map(_probe.certificate_in, files) if found is not None}

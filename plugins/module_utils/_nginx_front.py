@@ -358,7 +358,7 @@ def _extras(blocks: tuple[Statement, ...], settings: _Settings, handoff: str, po
         redirect = ('absolute_redirect', 'off')
     else:
         redirect = ('port_in_redirect', 'off')
-    hidden = ['off'] in [place.statement.arguments for name in {'port_in_redirect', redirect[0]} for place in settings.effective(blocks, name)]
+    hidden = ['off'] in [place.statement.arguments for name in ('port_in_redirect', redirect[0]) for place in settings.effective(blocks, name)]
     if not hidden and not settings.own(blocks, 'port_in_redirect') and not settings.own(blocks, redirect[0]):
         extras.append(' '.join(redirect))
     if handoff == 'proxy_protocol':

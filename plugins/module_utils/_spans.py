@@ -121,12 +121,19 @@ def undo(record: Record, data: bytes, is_start: t.Callable[[int], bool] = lambda
             edits.append(Edit(offset + moved, offset + moved + len(after), before))
             moved += len(after) - len(before)
         return edits, []
+
+    def find(text: bytes, start: int) -> int:
+        found = data.find(text, start)
+        while found >= 0 and not (is_start(found) and all(found >= edit.end or found + len(text) <= edit.begin for edit in edits)):
+            found = data.find(text, found + 1)
+        return found
+
     position = 0
     for dummy, before, after in record.edits:
-        found = data.find(after, position)
-        while found >= 0 and not is_start(found):
-            found = data.find(after, found + 1)
-        if found < 0 or not after:
+        found = find(after, position) if after else -1
+        if found < 0 and after:
+            found = find(after, 0)  # somebody has put it further up
+        if found < 0:
             missing.append((before, after))
             continue
         edits.append(Edit(found, found + len(after), before))

@@ -236,7 +236,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
                 steps = [{}]  # the files are right; HAProxy has not loaded them
         if not steps and transaction is not None and transaction.recovered:
             steps = [{}]  # nor perhaps what a killed run left
-        renewed = _haproxy_server.certificates(config)
+        renewed = _haproxy_server.certificates(config, process.arguments.directory if process else '/')
         expected = [responder if present and number == len(steps) else None for number in range(1, len(steps) + 1)]
         stages = [Stage(files, _haproxy_server.Expect(before, to, renewed)) for files, to in zip(steps, expected)]
 

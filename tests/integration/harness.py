@@ -15,8 +15,11 @@ import threading
 import time
 import typing as t
 
+import pytest
+
 HERE = pathlib.Path(__file__).parent
 LOAD = HERE.parent / 'load' / 'load.py'
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason='mounts file systems, which needs root')
 PATIENCE = 60  # seconds; a loaded machine is slow
 
 

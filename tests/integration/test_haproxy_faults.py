@@ -109,6 +109,7 @@ def test_no_unit(site: HaproxySite) -> None:
     assert site.answers('a.example')
 
 
+@harness.needs_root
 def test_directory_that_can_not_be_written(site: HaproxySite) -> None:
     before = site.picture()
     subprocess.run(['mount', '--bind', str(site.conf), str(site.conf)], check=True)

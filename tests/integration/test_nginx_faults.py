@@ -55,6 +55,7 @@ def test_reload_not_applied(site: NginxSite) -> None:
     assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a.example 127.0.0.9\n'
 
 
+@harness.needs_root
 def test_directory_that_can_not_be_written(site: NginxSite) -> None:
     before = site.picture()
     directory = site.conf / 'sites-available'
@@ -68,6 +69,7 @@ def test_directory_that_can_not_be_written(site: NginxSite) -> None:
     assert site.run().changed
 
 
+@harness.needs_root
 def test_disk_full(site: NginxSite) -> None:
     directory = site.conf / 'sites-available'
     text = {path.name: path.read_bytes() for path in directory.iterdir()}

@@ -304,3 +304,8 @@ def test_read_names() -> None:
         'b.example',
         '192.0.2.1',
     }
+
+
+def test_damaged_base64_stays_as_it_is_written() -> None:
+    text = b"Le_Webroot='__ACME_BASE64__START_a__ACME_BASE64__END_'\nLe_Domain='a.example'\n"
+    assert _acme_sh.read_settings(text) == {'Le_Webroot': '__ACME_BASE64__START_a__ACME_BASE64__END_', 'Le_Domain': 'a.example'}

@@ -558,3 +558,61 @@ def test_any_configuration(sections: list[tuple[str, list[str]]], newline: str, 
     assert applied(now, down).data == config.data
     public = [bind.public for bind in hf.public_binds(config, 443)]
     assert [bind.public for bind in hf.public_binds(applied(now, down, 0), 443)] == public
+
+
+@pytest.mark.parametrize(
+    ('lines', 'message'),
+    [
+        ('bind :443 accept-proxy ssl\n  tcp-request connection reject if { src 10.0.0.9 }', 'sees the load balancer'),
+        ('bind :443 ssl\n  bind :8443 accept-proxy ssl\n  tcp-request connection reject if { src 10.0.0.9 }', 'sees the load balancer'),
+        ('bind :443 ssl\n  tcp-request session accept if { src 10.0.0.0/8 }\n  tcp-request connection reject if { src 10.0.0.9 }', 'put it below'),
+    ],
+)
+def test_connection_rules_that_would_mean_something_else(lines: str, message: str) -> None:
+    data = site(':80').replace(b'bind :80', lines.encode())
+    with pytest.raises(Failed, match=message):
+        present(config_of({'/h.cfg': data}))
+
+
+def test_own_file_comes_after_the_global_section() -> None:
+    files = {'/d/10-global.cfg': b'global\n  nbthread 2\n', '/d/20-sites.cfg': site(':443 ssl').partition(b'\n\n')[2]}
+    config = config_of(files, '/d')
+    decision = present(config)
+    assert list(decision.stages[-1]) and sorted(applied(config, decision, directory='/d').data) == [
+        '/d/10-global.cfg',
+        '/d/10-global.tls-alpn.cfg',
+        '/d/20-sites.cfg',
+    ]
+    now = applied(config, decision, directory='/d')
+    assert not present(now).stages
+    assert applied(now, absent(now), directory='/d').data == files
+
+
+def test_bind_that_was_moved_to_another_file() -> None:
+    """Nothing may go on listening for a front that is no more, and no public address may get lost without a word."""
+    files = {'/d/a.cfg': site(':443 ssl'), '/d/b.cfg': b'frontend other\n  bind :80\n  default_backend app\n'}
+    now = applied(config_of(files, '/d'), present(config_of(files, '/d')), directory='/d')
+    moved = {path: data for path, data in now.data.items() if path != '/d/a.cfg'}
+    start = now.data['/d/a.cfg'].index(b'frontend www')
+    end = now.data['/d/a.cfg'].index(b'backend app')
+    moved['/d/a.cfg'] = now.data['/d/a.cfg'][:start] + now.data['/d/a.cfg'][end:]
+    moved['/d/c.cfg'] = now.data['/d/a.cfg'][start:end]
+    for state in (present, absent):
+        with pytest.raises(Failed, match='c.cfg:2|no bind on port'):
+            state(config_of(moved, '/d'))
+
+
+def test_line_beside_the_front_that_was_taken_away() -> None:
+    config = config_of({'/h.cfg': site(':443,:8443 ssl')})
+    now = applied(config, present(config))
+    edited = re.sub(rb'  bind :8443 ssl\n', b'', now.data['/h.cfg'])
+    assert edited != now.data['/h.cfg']
+    for state in (present, absent):
+        with pytest.raises(Failed, match='was taken away'):
+            state(config_of({'/h.cfg': edited}))
+
+
+@pytest.mark.parametrize(('host', 'port'), [('', 10443), ('127.0.0.1 #', 10443), ('a\nb', 10443), ('127.0.0.1', 0), ('127.0.0.1', 443)])
+def test_no_place_for_a_responder(host: str, port: int) -> None:
+    with pytest.raises(Failed, match='no place for a responder'):
+        present(config_of({'/h.cfg': site(':443 ssl')}), acme_host=host, acme_port=port)

@@ -96,3 +96,9 @@ def test_undo_is_the_inverse(case: tuple[bytes, list[Edit]]) -> None:
     [record] = _spans.read_records(b'# else\n' + _spans.render_record(_spans.make_record('/a b', data, edits)) + b'more\n')
     back, missing = _spans.undo(record, changed)
     assert (_spans.apply(changed, back), missing, record.path) == (data, [], '/a b')
+
+
+def test_undo_of_what_was_put_in_another_order() -> None:
+    record = _spans.make_record('f', b'one\ntwo\n', [Edit(0, 3, b'1'), Edit(4, 7, b'2')])
+    edits, missing = _spans.undo(record, b'2\n1\n')
+    assert (_spans.apply(b'2\n1\n', edits), missing) == (b'two\none\n', [])

