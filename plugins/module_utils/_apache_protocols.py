@@ -110,6 +110,26 @@ def _span(config: Config, directive: Directive) -> tuple[str, Line] | None:
         return None
 
 
+def with_recorded(config: Config) -> Config:
+    """Add the files that our records name but Apache does not read now (sites that were disabled since), so that they are undone, too."""
+    content = config.data.get(config.front)
+    if content is None or not content.startswith(_HEAD):
+        return config
+    data = dict(config.data)
+    for record in _read_records(config, content):
+        if record.path not in data and os.path.isfile(record.path):
+            with open(record.path, 'rb') as stream:
+                data[record.path] = stream.read()
+    return config._replace(data=data)
+
+
+def _read_records(config: Config, content: bytes) -> list[_spans.Record]:
+    try:
+        return _spans.read_records(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failed('%s: a record is damaged (%s); restore the file from a backup' % (config.front, error)) from error
+
+
 def _undo(config: Config) -> tuple[dict[str, list[_spans.Edit]], list[str]]:
     """Give the edits (by real path) that take our changes back out of the files as they are, and warnings."""
     content = config.data.get(config.front)
@@ -119,14 +139,10 @@ def _undo(config: Config) -> tuple[dict[str, list[_spans.Edit]], list[str]]:
         return undone, warnings
     if not content.startswith(_HEAD):
         raise Failed('%s: this file is not of this collection; move it away' % config.front)
-    try:
-        records = _spans.read_records(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise Failed('%s: a record is damaged (%s); restore the file from a backup' % (config.front, error)) from error
-    for record in records:
+    for record in _read_records(config, content):
         data = config.data.get(record.path)
         if data is None:
-            warnings.append('%s: Apache does not read this file any more; what was changed in it is left as it is' % record.path)
+            warnings.append('%s: this file is not there any more' % record.path)
             continue
         # Our texts begin where a line does, or (those that were put in between) where one ends.
         starts = {offset for line in lines(data) for offset in (line.begin, line.end)}

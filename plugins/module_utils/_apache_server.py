@@ -88,6 +88,7 @@ class ApacheServer:
         """Raise Failed where the running httpd would end at a reload, with our change or without; `httpd -t` does not look at these."""
         master = self.master()
         if master is not None and self._reload != 'none':
+            _refuse_missing_certificates(config)
             _refuse_foreign_keys(config)
             _refuse_taken_ports(config, [master, *_process.children(master)])
 
@@ -162,7 +163,10 @@ class ApacheServer:
             code, dummy, said = self._run(command)
             return code == 0 and _process.wait_for(lambda: self.master() is not None, SIGNAL_TIMEOUT)
 
-        if not _process.wait_for(starts, RELOAD_TIMEOUT, 1):
+        started = _process.wait_for(starts, RELOAD_TIMEOUT, 2)
+        if not started:
+            if self._unit is not None:
+                self._run(['systemctl', 'reset-failed', self._unit])  # else an operator's own start would be refused, too
             raise Failed('Apache had ended and can not be started again: %s' % said.strip())
         self.reloaded = True
 
@@ -267,6 +271,15 @@ def _certificate_files(server: Directive) -> list[tuple[str, str | None]]:
         keys: list[str | None] = [one.arguments[0] for one in section.find('sslcertificatekeyfile')]
         found += zip(certificates, keys if len(keys) == len(certificates) else [None] * len(certificates))
     return found
+
+
+def _refuse_missing_certificates(config: Config) -> None:
+    if config.server.find('mdomain') or config.server.find('<mdomainset') or config.server.find('<mdomain'):
+        return  # mod_md has certificates for those that have none
+    for section in config.server.find('<virtualhost'):
+        engine = section.last('sslengine') or config.server.last('sslengine')
+        if [word.lower() for word in engine] == ['on'] and not section.find('sslcertificatefile') and not config.server.find('sslcertificatefile'):
+            raise Failed('%s:%d: this virtual host speaks TLS without a certificate; Apache would end at its next reload' % (section.file, section.line))
 
 
 def _refuse_foreign_keys(config: Config) -> None:

@@ -247,13 +247,15 @@ def prove(
     held; raises Failed with what the last one showed.
     """
     start = time.monotonic()
-    new_ones = set(renewed) - {old.certificate for old in before}  # a site that answers with another's is no renewal
+    # A site that answers with another's certificate is no renewal; but one may be new, and before only the default one answered.
+    defaults = {old.endpoint: old.certificate for old in before if not old.sni}
+    new_ones = set(renewed) - {old.certificate for old in before}
     while True:
         made, problems = [], []
         for old in before:
             new = handshake(old.endpoint, old.sni, old.alpn.split(','))
             made.append(new)
-            if not new.same_site(old, new_ones):
+            if not new.same_site(old, renewed if old.sni and old.certificate == defaults.get(old.endpoint) else new_ones):
                 problems.append('%s, SNI %s: before: %s; now: %s' % (new.endpoint, new.sni or 'none', old.report()['result'], new.report()['result']))
         outage = any(old.certificate for old in before) and not any(new.certificate for new in made)
         if responder is not None and not problems:

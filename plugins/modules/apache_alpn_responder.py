@@ -169,10 +169,12 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     main = capability['config_path']
     server = _apache_server.ApacheServer(command, binary, main, params['reload'])
     transaction = None if module.check_mode else Transaction(main, params['backup_dir'])
+    if transaction is None and Transaction(main).interrupted:
+        raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
 
     with transaction or contextlib.nullcontext():
         # Read
-        config = server.read()
+        config = _apache_protocols.with_recorded(server.read())
         base = _apache_protocols.base_of(config, port)
         warnings = list(base.warnings)
         store = os.path.normpath(os.path.join(config.root, (config.server.last('mdstoredir') or ['md'])[0]))
@@ -189,12 +191,13 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         steps = [decision.files] if decision.files else []
         reached = _apache_protocols.endpoints(base.hosts, _probe.is_free('::1', 0))
         before, offered = [], {}
+        answered = chosen is not None or base.loads_md  # without mod_md nobody does, whatever Protocols say
         if server.master() is not None and params['verify'] and params['reload'] != 'none':
             for address, names in reached.items():
                 endpoint = _probe.Endpoint(address, port)
                 seen = _probe.look([endpoint], list(names)) if _probe.is_reachable(endpoint) else []
                 before += seen
-                offered.update({(endpoint, one.sni): names[one.sni].place in decision.answering for one in seen if one.certificate})
+                offered.update({(endpoint, one.sni): names[one.sni].place in decision.answering and answered for one in seen if one.certificate})
             now = _apache_server.offers(offered)
             if not steps and any((one.negotiated == _probe.ACME) != offered[one.endpoint, one.sni] for one in now):
                 steps = [{}]  # the files are right; Apache has not loaded them

@@ -208,6 +208,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     process = _haproxy_server.choose(_haproxy_server.processes(), params['config'] or ())
     paths = process.arguments.paths if process else capability['config_paths']
     transaction = None if module.check_mode else Transaction(paths[0], params['backup_dir'])
+    if transaction is None and Transaction(paths[0]).interrupted:
+        raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
 
     with transaction or contextlib.nullcontext():
         # Read
