@@ -256,3 +256,43 @@ def test_killed(site: ApacheSite, rename: int, state: str) -> None:
     if state == 'absent':
         assert site.picture().bytes == before.bytes
     assert offered(site, 'b.example') == (state == 'present')
+
+
+def test_site_disabled_since_and_enabled_again(site: ApacheSite) -> None:
+    before = site.picture()
+    link = site.conf / 'sites-enabled' / 'b.conf'
+    target = link.readlink()
+    assert site.run().changed
+    link.unlink()
+    site.graceful()
+    assert site.run().changed
+    assert not site.run().changed
+    link.symlink_to(target)
+    site.graceful()
+    assert site.run().changed
+    link.unlink()
+    site.graceful()
+    assert site.run(state='absent').changed
+    link.symlink_to(target)
+    assert site.picture().bytes == before.bytes
+
+
+def test_acme_tls_of_the_operators_own(site: ApacheSite) -> None:
+    """Written by hand, but with no mod_md nobody answers it; absent leaves it so."""
+    site.write('b', site.site('b.example', '    Protocols http/1.1 acme-tls/1\n'))
+    site.graceful()
+    before = site.picture()
+    assert site.run().changed
+    assert offered(site, 'b.example')
+    assert site.run(state='absent').changed
+    assert site.picture().bytes == before.bytes
+    assert site.answers('b.example')
+
+
+def test_virtual_host_without_a_certificate(site: ApacheSite) -> None:
+    """`httpd -t` accepts it, but a reload would end httpd: refused before anything is touched."""
+    text = site.site('c.example')
+    site.write('c', ''.join(line + '\n' for line in text.splitlines() if 'SSLCertificate' not in line))
+    before = site.picture()
+    assert 'without a certificate' in site.run().message
+    as_before(site, before)
