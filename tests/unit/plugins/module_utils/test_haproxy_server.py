@@ -16,7 +16,7 @@ COMMANDS = [
     ('haproxy -f /a.cfg', ['/a.cfg'], ['-f', '/a.cfg'], []),
     ('haproxy -Ws -f /a.cfg -p /run/p -S /run/m.sock', ['/a.cfg'], ['-Ws', '-f', '/a.cfg', '-p', '/run/p', '-S', '/run/m.sock'], []),
     ('haproxy -f /a.cfg -f /b -W', ['/a.cfg', '/b'], ['-f', '/a.cfg', '-f', '/b', '-W'], []),
-    ('haproxy -f a.cfg', ['/work/a.cfg'], ['-f', 'a.cfg'], []),
+    ('haproxy -f a.cfg', ['/srv/a.cfg'], ['-f', 'a.cfg'], []),
     ('haproxy -C /etc/haproxy -f a.cfg -L me', ['/etc/haproxy/a.cfg'], ['-C', '/etc/haproxy', '-f', 'a.cfg', '-L', 'me'], ['-C', '/etc/haproxy', '-L', 'me']),
     ('haproxy -D -- /a.cfg /b.cfg', ['/a.cfg', '/b.cfg'], ['-D', '--', '/a.cfg', '/b.cfg'], []),
     ('haproxy -sf 12 13 -x sockpair@5 -W -f /a.cfg', ['/a.cfg'], ['-W', '-f', '/a.cfg'], []),
@@ -27,7 +27,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize(('command', 'paths', 'words', 'shared'), COMMANDS)
 def test_arguments(command: str, paths: list[str], words: list[str], shared: list[str]) -> None:
-    arguments = hs.read_arguments(command.split(), '/work')
+    arguments = hs.read_arguments(command.split(), '/srv')
     assert (arguments.paths, arguments.words, arguments.shared) == (paths, words, shared)
 
 
