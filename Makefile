@@ -84,7 +84,7 @@ molecule: venv install deps packages
 docs: $(SPHINX)/stamp checkout
 	rm -rf $(CACHE)/docs
 	mkdir -p $(CACHE)/docs/source/reference
-	cp --parents docs/*.md roles/*/README.md CHANGELOG.md CONTRIBUTING.md $(CACHE)/docs/source
+	cp --parents docs/*.md docs/benchmarks.json docs/benchmarks.svg roles/*/README.md CHANGELOG.md CONTRIBUTING.md $(CACHE)/docs/source
 	PATH=$(SPHINX)/bin:$(PATH) antsibull-docs collection --use-current --squash-hierarchy --fail-on-error \
 		--no-add-antsibull-docs-version --dest-dir $(CACHE)/docs/source/reference seamless.tls_alpn
 	$(SPHINX)/bin/sphinx-build -W --keep-going -q -c docs $(CACHE)/docs/source $(CACHE)/docs/html
