@@ -130,7 +130,8 @@ def adapt_source(app: Sphinx, docname: str, source: list[str]) -> None:
         return
     source[0] = re.sub(r'\]\((?P<path>[\w./-]+)(?=[#)])', lead, source[0])
     if docname == root_doc:
-        source[0] += NAVIGATION % ('benchmarks\n' if 'docs/benchmarks' in app.env.found_docs else '')
+        measured = [page for page in ('no-failed-connection', 'benchmarks') if 'docs/' + page in app.env.found_docs]
+        source[0] += NAVIGATION % ''.join(page + '\n' for page in measured)
 
 
 def lead_to_ansible(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.TextElement) -> nodes.reference | None:

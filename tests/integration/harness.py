@@ -218,7 +218,7 @@ class Responder:
         while True:
             try:
                 self._socket.accept()[0].close()
-            except ssl.SSLError:
+            except (ssl.SSLError, ConnectionError):
                 continue
             except OSError:
                 return
