@@ -158,12 +158,25 @@ def check_domains(domains: t.Sequence[str]) -> None:
     for name in domains:
         if name.startswith('*.'):
             raise Failed("%s: tls-alpn-01 can't validate a wildcard (RFC 8737 section 3); name the hosts, or use dns-01" % name)
-        if not re.match(r'^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$', name):
+        if not re.match(r'[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+\Z', name):
             raise Failed('%s: not a host name with a dot in it (acme.sh renews only directories *.*)' % name)
     if len({name.lower() for name in domains}) != len(domains):
         raise Failed('%s: a name is there twice' % ', '.join(domains))
     if not domains:
         raise Failed('domains: at least one name')
+
+
+def check_values(wanted: Wanted) -> None:
+    """Raise Failed for what is none of its kind, and for what would not stay a value in acme.sh's files, which its renewals run as shell."""
+    if not re.match(r'[A-Za-z0-9.:-]+\Z', wanted.local_address):
+        raise Failed('local_address: "%s" is no address' % wanted.local_address)
+    if not 0 < wanted.tls_port < 65536:
+        raise Failed('tls_port: %d is no port' % wanted.tls_port)
+    if wanted.days < 1:
+        raise Failed('days: %d is none' % wanted.days)
+    for value in (wanted.server, wanted.ca_bundle, wanted.openssl_bin, *wanted.install.values()):
+        if value is not None and re.search(r"['\x00-\x1f\x7f]", value):
+            raise Failed("%r: acme.sh keeps its settings between single quotes on one line, so that this can't be one" % value)
 
 
 def reload_command(reload: str, combined: str | None) -> str:

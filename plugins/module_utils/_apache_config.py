@@ -113,7 +113,7 @@ def parse_directives(dump: str) -> Directive:
 
 
 def parse_includes(dump: str) -> tuple[str, list[Include]]:
-    """Read what `-D DUMP_INCLUDES` prints: the main file, and its includes in the order in which httpd reads them."""
+    """Read what `-D DUMP_INCLUDES` prints: the main file, and its includes in the order in which httpd reads them; raise Failed."""
     main, includes = '', []
     parents: list[str] = []
     for row in dump.splitlines():
@@ -123,10 +123,24 @@ def parse_includes(dump: str) -> tuple[str, list[Include]]:
         depth = len(found[1]) // 2 - 1
         if found[2] == '*':
             main = found[3]
+        elif not 0 < depth <= len(parents):
+            raise Failed('Apache lists the files that it includes in a way that is not understood: "%s"' % row)
         else:
             includes.append(Include(parents[depth - 1], int(found[2]), found[3]))
         parents[depth:] = [found[3]]
     return main, includes
+
+
+def _stripped(text: bytes) -> bytes:
+    """Take white space and continued line ends from the end of a line."""
+    end = len(text)
+    while True:
+        stop = end
+        while end and text[end - 1] in b' \t\n\r\v\f':
+            end -= 1
+        if text[end - 1 : end] != b'\\' or not text[end:stop].startswith((b'\n', b'\r\n')):
+            return text[:end]
+        end -= 1
 
 
 def scan(data: bytes) -> t.Iterator[Line]:
@@ -145,7 +159,7 @@ def scan(data: bytes) -> t.Iterator[Line]:
                 break
         text = data[begin:end]
         begin += len(text) - len(text.lstrip())
-        text = re.sub(rb'(?:\\\r?\n|\s)+\Z', b'', text.lstrip())
+        text = _stripped(text.lstrip())
         end = begin + len(text)
         if text and not text.startswith(b'#'):
             if text.startswith(b'</'):

@@ -123,7 +123,7 @@ class ApacheServer:
         if master is None:
             self._start()
             return
-        log = self._log_size()
+        log = _process.log_size(self._error_log)
         old: dict[int, int] = {}
 
         def children() -> dict[int, int]:
@@ -148,7 +148,8 @@ class ApacheServer:
         else:
             raise Failed('Apache did not take the new configuration: no new worker appeared; see %s' % (self._error_log or 'its log'))
         if not _process.is_alive(master):
-            raise Failed('Apache ended when it was to reload: %s' % ('\n'.join(self._log_since(log)) or 'see its log'))
+            messages = _process.log_since(self._error_log, log, r'[:\[](emerg|alert|crit|error)\]')
+            raise Failed('Apache ended when it was to reload: %s' % ('\n'.join(messages) or 'see its log'))
         self.reloaded = True
 
     def _start(self) -> None:
@@ -169,20 +170,6 @@ class ApacheServer:
                 self._run(['systemctl', 'reset-failed', self._unit])  # else an operator's own start would be refused, too
             raise Failed('Apache had ended and can not be started again: %s' % said.strip())
         self.reloaded = True
-
-    def _log_size(self) -> int:
-        try:
-            return os.path.getsize(self._error_log)
-        except OSError:
-            return 0
-
-    def _log_since(self, offset: int) -> list[str]:
-        try:
-            with open(self._error_log, encoding='utf-8', errors='replace') as stream:
-                stream.seek(offset)
-                return [line for line in stream.read().splitlines() if re.search(r'[:\[](emerg|alert|crit|error)\]', line)]
-        except OSError:
-            return []
 
     def drain(self) -> None:
         """Nothing: no connection is handed from one generation to the next."""

@@ -25,6 +25,9 @@ SECTIONS = frozenset(
 )
 _SPACE = b' \t\r\v\f'
 _VARIABLE = re.compile(rb'\$(?:\{(?P<braced>\.?\w+)(?P<list>\[\*\])?(?:-(?P<default>[^}]*))?\}|(?P<plain>\.?\w+))')
+# What stands for itself: outside of quotes, inside of weak ones, inside of strong ones.
+_RUN = {b'': re.compile(rb'[^ \t\r\v\f"\'#\\]+'), b'"': re.compile(rb'[^"\\$]+'), b"'": re.compile(rb"[^']+")}
+_CONDITIONS = 1000  # more than these around one line, or branches of one, are no configuration, but would take the square of their number
 _ESCAPED = {b'n': b'\n', b'r': b'\r', b't': b'\t'}
 _TIME = re.compile(r'(\d+)(us|ms|s|m|h|d)?\Z')
 _SECONDS = {'us': 0.000001, 'ms': 0.001, None: 0.001, 's': 1, 'm': 60, 'h': 3600, 'd': 86400}
@@ -118,36 +121,39 @@ def _expand(match: re.Match[bytes], environ: t.Mapping[str, str]) -> bytes:
 def split(data: bytes, begin: int, end: int, environ: t.Mapping[str, str]) -> list[Word]:
     """Give the words of the line ``data[begin:end]`` (Manual 2.2 and 2.3; tools.c, parse_line); raise ValueError for an open quote."""
     words: list[Word] = []
-    position = begin
+    position, closed = begin, data.rfind(b'}', begin, end)
     while position < end:
         if data[position] in _SPACE:
             position += 1
             continue
         if data[position] == ord('#'):
             break
-        start, value, quote, variable, many = position, b'', b'', False, False
+        start, pieces, quote, variable, many = position, [b''], b'', False, False
         while position < end:
+            run = _RUN[quote].match(data, position, end)
+            if run:
+                pieces.append(run[0])
+                position = run.end()
+                continue
             character = data[position : position + 1]
             if character == quote:
                 quote, position = b'', position + 1
-            elif quote == b"'":
-                value, position = value + character, position + 1
-            elif not quote and (character in (b'"', b"'")):
+            elif not quote and character in (b'"', b"'"):
                 quote, position = character, position + 1
-            elif not quote and (character in _SPACE or character == b'#'):
-                break
             elif character == b'\\':
-                more, position = _escape(data, position)
-                value += more
+                piece, position = _escape(data, position)
+                pieces.append(piece)
+            elif not quote:
+                break
             else:
-                match = _VARIABLE.match(data, position, end) if quote and character == b'$' else None
+                match = _VARIABLE.match(data, position, end) if data[position + 1 : position + 2] != b'{' or position < closed else None
                 if match:
                     variable, many = True, many or match['list'] is not None
-                    value, position = value + _expand(match, environ), match.end()
-                else:
-                    value, position = value + character, position + 1
+                pieces.append(_expand(match, environ) if match else character)
+                position = match.end() if match else position + 1
         if quote:
             raise ValueError('a quote has no end')
+        value = b''.join(pieces)
         texts = value.split() if many else [value]
         words += [Word(text.decode('utf-8', 'surrogateescape'), start, position, variable) for text in texts]
     return words
@@ -167,12 +173,14 @@ def _set_environment(values: t.Sequence[str], environ: dict[str, str]) -> None:
 
 def _guarded(guards: tuple[tuple[bytes, ...], ...], keyword: str, text: bytes) -> tuple[tuple[bytes, ...], ...]:
     """Give the conditions that hold after a `.if`, `.elif`, `.else` or `.endif` (Manual 2.4)."""
-    if keyword == '.if':
+    if keyword == '.if' and len(guards) < _CONDITIONS:
         return (*guards, (text,))
     if not guards:
         raise ValueError('"%s" without ".if"' % keyword)
     if keyword == '.endif':
         return guards[:-1]
+    if keyword == '.if' or len(guards[-1]) >= _CONDITIONS:
+        raise ValueError('more than %d conditions around one line' % _CONDITIONS)
     return (*guards[:-1], (*guards[-1], text))
 
 

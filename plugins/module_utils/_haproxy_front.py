@@ -182,9 +182,9 @@ def read_bind(line: hc.Line, port: int, data: bytes) -> PublicBind | None:
     if rest and word.variable:
         raise Failed('%s: "%s" has port %d among others and comes from a variable; write port %d on a bind line of its own' % (line, word.value, port, port))
     options, remaining = _options(line)
-    text = data[word.begin : word.end] if not rest else ','.join(public).encode()
+    text = data[word.begin : word.end] if not rest else ','.join(public).encode('utf-8', 'surrogateescape')
     endpoints = _endpoints(addresses, port, [option.value for option in options])
-    return PublicBind(line, text, ','.join(rest).encode(), options, remaining, endpoints)
+    return PublicBind(line, text, ','.join(rest).encode('utf-8', 'surrogateescape'), options, remaining, endpoints)
 
 
 def public_binds(config: hc.Config, port: int) -> list[PublicBind]:
@@ -475,7 +475,7 @@ def _read_current(config: hc.Config, environ: t.Mapping[str, str]) -> _Current:
         missing += [(record.path, before, after) for before, after in lost]
         for line in (line for line in parsed.lines if line.path == record.path and line.values[0] == 'bind' and len(line.values) > 1):
             for dummy, after in lost:
-                if line.values[1].encode() == _handoff_address(after):
+                if line.values[1].encode('utf-8', 'surrogateescape') == _handoff_address(after):
                     words = after.strip().decode('latin-1')
                     raise Failed('%s: this bind is the front\'s and was edited since; give it the words "%s" again, then run this again' % (line, words))
     return _Current(path, block, bodies, undo, records, missing)
@@ -570,6 +570,8 @@ def _put_up(
     """Give all files with the front in place, and its records."""
     if not re.match(r'[A-Za-z0-9.:_-]+\Z', wishes.acme_host) or not 0 < wishes.acme_port < 65536 or wishes.acme_port == wishes.https_port:
         raise Failed('acme_host and acme_port: "%s", %d is no place for a responder' % (wishes.acme_host, wishes.acme_port))
+    if not 0 < wishes.backend_port <= wishes.backend_port + len(binds) - 1 < 65536:
+        raise Failed('backend_port: %d and the ports that follow it are no ports' % wishes.backend_port)
     if hc.seconds(wishes.inspect_delay) is None:
         raise Failed('inspect_delay: "%s" is no time for HAProxy (as 5s, or 500ms)' % wishes.inspect_delay)
     names = _names(wishes, len(binds))

@@ -111,10 +111,9 @@ def with_front(config: Config) -> Config:
     missing: dict[str, bytes] = {}
     content = _on_disk(front_path(config.main))
     if content is not None:
-        known = {os.path.realpath(path) for path in config.data}
         paths = [front_path(config.main), *(record.path for record in _read_records(config.main, content))]
-        missing = {path: data for path in paths for data in [_on_disk(path)] if path not in known and data is not None}
-    return config.with_files(missing)
+        missing = {path: data for path in paths if path not in config.real_data for data in [_on_disk(path)] if data is not None}
+    return config.with_files(missing) if missing else config
 
 
 def _on_disk(path: str) -> bytes | None:
@@ -133,33 +132,31 @@ def base_of(config: Config) -> Base:
     undone, warnings, files = {}, [], {}
     spellings: dict[str, list[str]] = {}
     for path in config.data:
-        spellings.setdefault(os.path.realpath(path), []).append(path)
+        spellings.setdefault(config.real(path), []).append(path)
     for record in _read_records(config.main, content):
         paths = spellings.get(record.path, [])
         if not paths:
             warnings.append('%s: this file is not there any more' % record.path)
             continue
-        statements = list(_all(config.parsed[paths[0]]))
-        starts = {statement.begin for statement in statements}
         data = config.data[paths[0]]
-        edits, missing = _spans.undo(record, data, functools.partial(_begins_statement, data, starts))
+        edits, missing = _spans.undo(record, data, functools.partial(_begins_statement, config, paths[0]))
         for before, after in missing:
-            edit = _undo_edited(data, statements, before, after, {edit.begin for edit in edits})
+            edit = _undo_edited(data, list(config.all_statements(paths[0])), before, after, {edit.begin for edit in edits})
             if edit is not None:
                 edits.append(edit)
             else:
                 warnings.append('%s: "%s" is not there any more; what stands in its place is left' % (record.path, after.decode('utf-8', 'replace').strip()))
         # A line end that ours brought along stays where somebody has written on behind it.
         ends = {edit: re.match(rb'\r?\n' if edit.end < len(data) else b'', data[edit.begin : edit.end]) for edit in edits}
-        edits = [edit._replace(begin=edit.begin + end.end()) if end else edit for edit, end in ends.items()]
+        edits = [edit._replace(begin=edit.begin + end.end()) if end and end.end() else edit for edit, end in ends.items()]
         undone[record.path] = edits
         files.update({path: _spans.apply(data, edits) for path in paths})
     return Base(config.with_files(files), _read_meta(config.main, content), undone, warnings)
 
 
-def _begins_statement(data: bytes, starts: t.Collection[int], offset: int) -> bool:
-    """Whether one of ``starts`` follows, perhaps after blanks (what we put in may begin on a line of its own)."""
-    return offset + len(re.match(rb'\s*', data[offset : offset + 100])[0]) in starts  # type: ignore[index]
+def _begins_statement(config: Config, path: str, offset: int) -> bool:
+    """Whether a statement begins there, perhaps after blanks (what we put in may begin on a line of its own)."""
+    return offset + len(re.match(rb'\s*', config.data[path][offset : offset + 100])[0]) in config.starts(path)  # type: ignore[index]
 
 
 def _read_records(main: str, content: bytes) -> list[_spans.Record]:
@@ -197,12 +194,6 @@ def _undo_edited(data: bytes, statements: list[Statement], before: bytes, after:
     return None
 
 
-def _all(statements: list[Statement]) -> t.Iterator[Statement]:
-    for statement in statements:
-        yield statement
-        yield from _all(statement.block or [])
-
-
 class _Moved(t.NamedTuple):
     place: Place
     address: Address
@@ -214,9 +205,8 @@ class _Settings:
 
     def __init__(self, config: Config, names: t.Collection[str]) -> None:
         self._found: dict[tuple[tuple[int, ...], str], list[Place]] = {}
-        for place in config.places():
-            if place.statement.name in names:
-                self._found.setdefault((tuple(map(id, place.blocks)), place.statement.name), []).append(place)
+        for place in config.places(*names):
+            self._found.setdefault((tuple(map(id, place.blocks)), place.statement.name), []).append(place)
 
     def own(self, blocks: tuple[Statement, ...], name: str) -> list[Place]:
         """Give what is set in the innermost of ``blocks``."""
@@ -228,7 +218,7 @@ class _Settings:
 
 
 def _is_listen(place: Place, port: int) -> Address | None:
-    if place.statement.name != 'listen' or len(place.statement.words) < 2 or place.context[-1:] != ('server',):
+    if len(place.statement.words) < 2 or place.context[-1:] != ('server',):
         return None
     if {'quic', 'udp'} & set(place.statement.arguments[1:]):  # UDP stays where it is
         return None
@@ -238,7 +228,7 @@ def _is_listen(place: Place, port: int) -> Address | None:
 
 def _moved(config: Config, port: int, resolve: t.Callable[[str], str]) -> list[_Moved]:
     found = []
-    for place in config.places():
+    for place in config.places('listen'):
         address = _is_listen(place, port)
         if address is None:
             continue
@@ -303,10 +293,8 @@ def _obstacle(config: Config, moved: list[_Moved], settings: _Settings) -> str |
         if trusted and not headers:
             return message % (trusted[0], 'X-Real-IP')  # the default (ngx_http_realip_module.c)
     servers = {tuple(map(id, one.place.blocks)) for one in moved}
-    for place in config.places():
-        if place.statement.name in ('real_ip_header', 'set_real_ip_from') and any(
-            tuple(map(id, place.blocks[:depth])) in servers for depth in range(2, len(place.blocks))
-        ):
+    for place in config.places('real_ip_header', 'set_real_ip_from'):
+        if any(tuple(map(id, place.blocks[:depth])) in servers for depth in range(2, len(place.blocks))):
             return message % (place, place.statement.arguments[0])
     return None
 
@@ -371,8 +359,8 @@ def _extras(blocks: tuple[Statement, ...], settings: _Settings, handoff: str, po
 
 
 def _load_module(config: Config, can: Abilities) -> str | None:
-    for place in config.places():
-        if place.statement.name == 'load_module' and os.path.basename(place.statement.arguments[0]) == 'ngx_stream_module.so':
+    for place in config.outermost('load_module'):
+        if os.path.basename(place.statement.arguments[0]) == 'ngx_stream_module.so':
             return None
     return can.stream_module
 
@@ -382,7 +370,7 @@ def _main_edits(config: Config, main: str, stream: Place | None, can: Abilities)
     edits = []
     if _load_module(config, can) is not None:
         # Modules are counted at the first block; later is too late (ngx_module.c).
-        first = config.parsed[main][0].begin
+        first = config.statements(main)[0].begin
         edits.append((main, _spans.Edit(first, first, b'load_module %s;' % _quoted(str(can.stream_module)).encode() + _spans.newline_of(config.data[main]))))
     if stream is None:
         data = config.data[main]
@@ -424,7 +412,7 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
     _refuse_taken(config, wanted, endpoints)
 
     edits: dict[str, dict[int, tuple[_spans.Edit, Place]]] = {}
-    listens: list[Listen] = []
+    listens: dict[Listen, None] = {}  # in order, each once
     extended: set[tuple[int, ...]] = set()
     for one in moved:
         server = tuple(map(id, one.place.blocks))
@@ -433,18 +421,16 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
         statement, data = one.place.statement, config.data[one.place.path]
         backend = '%s:%d' % backends[one.key]
         text = _directive(one.place, data, backend, 'proxy_protocol' if handoff == 'proxy_protocol' else '', extras)
-        known = edits.setdefault(os.path.realpath(one.place.path), {})
+        known = edits.setdefault(config.real(one.place.path), {})
         edit = _spans.Edit(statement.begin, statement.end, text)
         if known.setdefault(statement.begin, (edit, one.place))[0] != edit:
             raise Failed('%s: the servers that include this listen need it to be changed in different ways; write it in each of them' % (one.place,))
-        listen = Listen(one.place.path, statement.line, statement.arguments[0], backend)
-        if listen not in listens:
-            listens.append(listen)
+        listens[Listen(one.place.path, statement.line, statement.arguments[0], backend)] = None
     warnings += _leaks(config, moved, settings, wanted.backend_port)
-    stream = next((place for place in config.places() if place.statement.name == 'stream' and not place.blocks), None)
+    stream = next(iter(config.outermost('stream')), None)
     plain = {file: [edit for edit, dummy in known.values()] for file, known in edits.items()}
     for file, edit in _main_edits(config, config.main, stream, can):
-        plain.setdefault(os.path.realpath(file), []).append(edit)
+        plain.setdefault(config.real(file), []).append(edit)
 
     names = public_names(config, wanted.https_port, resolve)
     publics = []
@@ -456,13 +442,18 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
         publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % (host, port), tuple(names[key][2])))
     trusted = [place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None]
     content = _render(config, wanted, handoff, publics, following, plain, stream is None, can, list(dict.fromkeys(trusted)) or ['0.0.0.0/0', '::/0'], endpoints)
-    return Front(handoff, publics, plain, content, listens, endpoints, warnings)
+    return Front(handoff, publics, plain, content, list(listens), endpoints, warnings)
 
 
 def _leaks(config: Config, moved: list[_Moved], settings: _Settings, port: int) -> list[str]:
     """Give warnings of what shows the sites' own port behind the front."""
     warnings = []
-    used = [place for place in config.places() if place.context[:1] == ('http',) and any('$server_port' in word for word in place.statement.arguments)]
+    files = {path for path, data in config.data.items() if b'$server_port' in data}
+    used = [
+        place
+        for place in (config.places() if files else [])
+        if place.path in files and place.context[:1] == ('http',) and any('$server_port' in word for word in place.statement.arguments)
+    ]
     if used:
         warnings.append('%s: $server_port is %d and so on behind the front' % (', '.join(map(str, used[:3])), port))
     shown = {str(place) for one in moved for place in settings.own(one.place.blocks, 'port_in_redirect') if place.statement.arguments == ['on']}
@@ -472,8 +463,8 @@ def _leaks(config: Config, moved: list[_Moved], settings: _Settings, port: int) 
 
 def _refuse_taken(config: Config, wanted: Wanted, endpoints: t.Collection[str]) -> None:
     ports = [(host, int(port)) for host, dummy, port in (endpoint.rpartition(':') for endpoint in endpoints)]
-    for place in config.places():
-        if place.statement.name != 'listen' or place.context[-1:] != ('server',) or len(place.statement.words) < 2:
+    for place in config.places('listen'):
+        if place.context[-1:] != ('server',) or len(place.statement.words) < 2:
             continue
         address = parse_address(place.statement.arguments[0])
         for host, port in ports:
@@ -509,8 +500,9 @@ def _render(
         'responder': responder,
         'endpoints': endpoints,
     }
-    # A client may end its side and still wait for the answer; idle connections are for the site to end.
-    proxied = ['proxy_timeout 24d;'] + ['proxy_half_close on;'] * (can.version >= _HALF_CLOSE_SINCE)
+    # A client may end its side and still wait for the answer; idle connections are for the site to end. Twice the usual buffer for what
+    # the site sends spares CPU time with large files (measured with `make bench`).
+    proxied = ['proxy_timeout 24d;', 'proxy_buffer_size 32k;'] + ['proxy_half_close on;'] * (can.version >= _HALF_CLOSE_SINCE)
     lines = []
     for number, public in enumerate(publics):
         hands_over = {
@@ -540,7 +532,7 @@ def _render(
         '# Put here by seamless.tls_alpn.nginx_alpn_stream; state: absent takes it away and gives back each listen exactly.',
         '# It owns port %d and routes tls-alpn-01 challenges (RFC 8737) to the ACME client, all else to the sites.' % wanted.https_port,
     ]
-    data = {os.path.realpath(path): content for path, content in config.data.items()}
+    data = config.real_data
     records = [_spans.render_record(_spans.make_record(file, data[file], some)) for file, some in sorted(edits.items())]
     return b''.join(
         [
@@ -558,8 +550,7 @@ def contents(base: Base, front: Front) -> dict[str, bytes | None]:
     The front comes first and the sites last: a reload by somebody else in between is then refused by nginx for the port that two want,
     not taken with nobody on it.
     """
-    data = {os.path.realpath(path): content for path, content in base.config.data.items()}
-    main = os.path.realpath(base.config.main)
+    data, main = base.config.real_data, base.config.real(base.config.main)
     files: dict[str, bytes | None] = {front_path(base.config.main): front.content, main: data[main]}
     files.update({path: data[path] for path in base.undone})
     files.update({path: _spans.apply(data[path], edits) for path, edits in front.edits.items()})
@@ -568,8 +559,7 @@ def contents(base: Base, front: Front) -> dict[str, bytes | None]:
 
 def original(base: Base) -> dict[str, bytes | None]:
     """Give the files without a front, by real path; the front goes last."""
-    data = {os.path.realpath(path): content for path, content in base.config.data.items()}
-    main = os.path.realpath(base.config.main)
+    data, main = base.config.real_data, base.config.real(base.config.main)
     files: dict[str, bytes | None] = {path: data[path] for path in base.undone if path != main}
     files.update({main: data[main], front_path(base.config.main): None})
     return files
@@ -577,9 +567,8 @@ def original(base: Base) -> dict[str, bytes | None]:
 
 def handing_back(base: Base, current: Config) -> dict[str, bytes | None]:
     """Give the files for between: the sites have their public listens back, and those that the front hands to still, for its last connections."""
-    data = {os.path.realpath(path): content for path, content in current.data.items()}
+    data, main = current.real_data, current.real(current.main)
     files: dict[str, bytes | None] = {}
-    main = os.path.realpath(current.main)
     for path, edits in sorted(base.undone.items(), key=lambda item: item[0] == main):
         both = [edit._replace(text=edit.text + b' ' + data[path][edit.begin : edit.end]) if edit.text else edit for edit in edits]
         files[path] = _spans.apply(data[path], both)
@@ -589,8 +578,7 @@ def handing_back(base: Base, current: Config) -> dict[str, bytes | None]:
 
 def changes(current: Config, files: t.Mapping[str, bytes | None]) -> dict[str, bytes | None]:
     """Give those of ``files`` that differ from what stands on disk."""
-    data: dict[str, bytes | None] = {os.path.realpath(path): content for path, content in current.data.items()}
-    return {path: content for path, content in files.items() if data.get(path) != content}
+    return {path: content for path, content in files.items() if current.real_data.get(path) != content}
 
 
 def needs_handing_back(base: Base, front: Front) -> bool:
@@ -616,5 +604,4 @@ def steps(current: Config, base: Base, front: Front | None, running: bool) -> li
 
 def compared(current: Config, files: t.Mapping[str, bytes | None]) -> dict[str, tuple[bytes | None, bytes | None]]:
     """Give (before, after) of the files, for a diff."""
-    data = {os.path.realpath(path): content for path, content in current.data.items()}
-    return {path: (data.get(path), content) for path, content in files.items()}
+    return {path: (current.real_data.get(path), content) for path, content in files.items()}

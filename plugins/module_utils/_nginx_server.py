@@ -9,13 +9,14 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _listeners, _probe, _process, _spans
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Config, Statement, included_files, parse
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Config, confirm, included_files, includes
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
 RELOAD_TIMEOUT = 60  # seconds for a new generation of workers
@@ -43,13 +44,15 @@ class NginxServer:
         self._error_log = capability['error_log_path']
         self._reload = reload
         self._before_last: dict[int, int] = {}
+        self._confirmed = False
         self.reloaded = False
         self.verified: list[_probe.Handshake] = []
 
-    def learn(self, config: Config) -> None:
-        """Take where the error log is from the configuration, where it says so (main context)."""
-        for place in config.places():
-            if not place.blocks and place.statement.name == 'error_log' and place.statement.arguments:
+    def learn(self, current: Config, base: Config) -> None:
+        """Take the configuration as it stands, and where the operator's own says that the error log is (main context)."""
+        self._current = current
+        for place in base.outermost('error_log'):
+            if place.statement.arguments:
                 self._error_log = os.path.join(self._prefix, place.statement.arguments[0])
 
     def test(self, main: str | None = None) -> None:
@@ -87,24 +90,33 @@ class NginxServer:
     def check(self, staged: t.Mapping[str, str | None]) -> None:
         """Let nginx check the configuration with the staged files in place of the real ones (by real path).
 
-        nginx is given hidden copies of the files whose includes lead to a staged one, with the paths spelled out.
+        nginx is given hidden copies of the files whose includes lead to a staged one, with the paths spelled out. Meanwhile crossplane
+        reads the files as they are.
         """
         copies: list[str] = []
         try:
-            self.test(self._view(self._main, staged, copies))
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                confirmed = None if self._confirmed else pool.submit(confirm, self._current)
+                self.test(self._view(self._main, staged, copies))
+            if confirmed is not None:
+                confirmed.result()
+                self._confirmed = True
+        except Failed:
+            self.test()  # if that is refused already, it is that what has to be told
+            raise
         finally:
             for copy in copies:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(copy)
 
     def _view(self, path: str, staged: t.Mapping[str, str | None], copies: list[str]) -> str:
-        stands = staged.get(os.path.realpath(path)) or path
+        stands = staged.get(self._current.real(path)) or path
         with open(stands, 'rb') as stream:
             data = stream.read()
         edits = []
-        for statement in _includes(parse(data, path)):
-            files = [file for file in included_files(self._main, statement.arguments[0]) if staged.get(os.path.realpath(file), '') is not None]
-            views = [self._view(file, staged, copies) if os.path.isfile(file) or os.path.realpath(file) in staged else file for file in files]
+        for statement in includes(data, path):
+            files = [file for file in included_files(self._main, statement.arguments[0]) if staged.get(self._current.real(file), '') is not None]
+            views = [self._view(file, staged, copies) if self._current.real(file) in staged or os.path.isfile(file) else file for file in files]
             if views != files:
                 edits.append(_spans.Edit(statement.begin, statement.end, b' '.join(b'include "%s";' % os.fsencode(view) for view in views)))
         if not edits and (stands == path or path != self._main):
@@ -135,7 +147,7 @@ class NginxServer:
             return
         _process.await_ready(master, signal.SIGHUP)
         old = self._workers(master)
-        log = self._log_size()
+        log = _process.log_size(self._error_log)
         unit = _process.unit_of(self._run, master) if self._reload in ('auto', 'systemd') else None
         if unit is not None:
             _process.reload_unit(self._run, unit)
@@ -151,29 +163,15 @@ class NginxServer:
                 refused.append('nginx ended')
             elif not now.items() - old.items():
                 # A bind is tried five times, half a second apart, before "still could not bind()".
-                refused[:] = [line for line in self._log_since(log) if '[emerg]' in line and ' bind() to ' not in line]
+                refused[:] = _process.log_since(self._error_log, log, r'\[emerg\](?!.* bind\(\) to )')
             return bool(refused)
 
         if not _process.wait_for(is_decided, RELOAD_TIMEOUT) or refused:
-            messages = [line for line in self._log_since(log) if '[emerg]' in line or '[alert]' in line]
+            messages = _process.log_since(self._error_log, log, r'\[(emerg|alert)\]')
             reason = '\n'.join(messages) or 'no new worker appeared; see %s' % self._error_log
             raise Failed('nginx did not take the new configuration and kept the old one: %s' % reason)
         self._before_last = old
         self.reloaded = True
-
-    def _log_size(self) -> int:
-        try:
-            return os.path.getsize(self._error_log)
-        except OSError:
-            return 0
-
-    def _log_since(self, offset: int) -> list[str]:
-        try:
-            with open(self._error_log, encoding='utf-8', errors='replace') as stream:
-                stream.seek(offset)
-                return stream.read().splitlines()
-        except OSError:
-            return []
 
     def drain(self) -> None:
         """Wait until the workers of the generation before have ended, or can't have a connection left that waits for its ClientHello."""
@@ -185,15 +183,8 @@ class NginxServer:
             self.verified = _probe.prove(expect.before, expect.endpoints, expect.responder, expect.renewed)
 
 
-def _includes(statements: list[Statement]) -> t.Iterator[Statement]:
-    for statement in statements:
-        if statement.name == 'include' and statement.block is None:
-            yield statement
-        yield from _includes(statement.block or [])
-
-
 def certificates(config: Config) -> set[str]:
     """Give the SHA-256 of the certificates on disk, any of which a reload may begin to serve (renewed since the last one)."""
     directory = os.path.dirname(config.main)
-    paths = [place.statement.arguments[0] for place in config.places() if place.statement.name == 'ssl_certificate' and place.statement.arguments]
+    paths = {place.statement.arguments[0] for place in config.places('ssl_certificate') if place.statement.arguments}
     return {found for found in (_probe.certificate_in(os.path.join(directory, path)) for path in paths) if found is not None}

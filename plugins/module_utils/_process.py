@@ -10,6 +10,7 @@ PRIVATE to the collection, may change at any time.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 import typing as t
@@ -132,3 +133,21 @@ def reload_unit(run: Run, unit: str) -> None:
     code, out, err = run(['systemctl', 'reload', unit])
     if code:
         raise Failed('systemctl reload %s: %s\n%s' % (unit, (err or out).strip(), journal(run, unit)))
+
+
+def log_size(path: str) -> int:
+    """Give the size of a log in bytes, 0 where it can't be read."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def log_since(path: str, size: int, pattern: str) -> list[str]:
+    """Give the lines that match ``pattern`` (a regular expression) and were written since the log had that size."""
+    try:
+        with open(path, encoding='utf-8', errors='replace') as stream:
+            stream.seek(size)
+            return [line for line in stream.read().splitlines() if re.search(pattern, line)]
+    except OSError:
+        return []

@@ -86,7 +86,10 @@ def read_comments(data: bytes, label: bytes) -> list[t.Any]:
         elif continues and line.startswith(_CONTINUED):
             texts[-1] += line[len(_CONTINUED) :]
         continues = line.startswith(label) or continues and line.startswith(_CONTINUED)
-    return [json.loads(text) for text in texts]
+    try:
+        return [json.loads(text) for text in texts]
+    except RecursionError as error:
+        raise ValueError('nested too deeply') from error
 
 
 def render_record(record: Record) -> bytes:
@@ -96,15 +99,27 @@ def render_record(record: Record) -> bytes:
 
 
 def read_records(data: bytes) -> list[Record]:
-    """Give the records that stand in a front's file; raise ValueError, KeyError or TypeError for a damaged one."""
-    return [
-        Record(
-            value['file'],
-            value['sha256'],
-            tuple((offset, before.encode('latin-1'), after.encode('latin-1')) for offset, before, after in value['edits']),
-        )
-        for value in read_comments(data, RECORD)
-    ]
+    """Give the records that stand in a front's file; raise ValueError for a damaged one."""
+    try:
+        records = [
+            Record(
+                value['file'],
+                value['sha256'],
+                tuple((offset, before.encode('latin-1'), after.encode('latin-1')) for offset, before, after in value['edits']),
+            )
+            for value in read_comments(data, RECORD)
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError('not a record: %s' % error) from error
+    for record in records:
+        position = 0
+        for offset, before, dummy in record.edits:
+            if type(offset) is not int or offset < position:
+                raise ValueError('edits overlap at %r' % (offset,))
+            position = offset + len(before)
+        if not isinstance(record.path, str) or not isinstance(record.sha256, str) or '\0' in record.path:
+            raise ValueError('not a file: %r' % (record.path,))
+    return records
 
 
 def undo(record: Record, data: bytes, is_start: t.Callable[[int], bool] = lambda offset: True) -> tuple[list[Edit], list[tuple[bytes, bytes]]]:
@@ -120,7 +135,9 @@ def undo(record: Record, data: bytes, is_start: t.Callable[[int], bool] = lambda
         for offset, before, after in record.edits:
             edits.append(Edit(offset + moved, offset + moved + len(after), before))
             moved += len(after) - len(before)
-        return edits, []
+        if all(data[edit.begin : edit.end] == after for edit, (dummy, dummy2, after) in zip(edits, record.edits)):
+            return edits, []
+        edits = []  # the record is damaged
 
     def find(text: bytes, start: int) -> int:
         found = data.find(text, start)

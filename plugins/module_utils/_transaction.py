@@ -13,6 +13,7 @@ directory names them from before the first rename until the proof; the next run 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import fcntl
 import json
@@ -60,12 +61,18 @@ def state_directory() -> str:
     return os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.expanduser('~/.local/state'), 'seamless-tls-alpn')
 
 
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_all(paths: t.Iterable[str]) -> None:
+    """Wait until these files and directories are on disk; side by side, since a file system writes what waits together together."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(_sync, paths))
 
 
 def _sibling(target: str, suffix: str) -> str:
@@ -78,9 +85,13 @@ def _remove(path: str) -> None:
 
 
 def _write(path: str, content: bytes, like: str | None, mode: int = 0o644) -> None:
-    """Write a new file, durable, with owner, mode and extended attributes (SELinux label, ACL) of ``like``."""
-    _remove(path)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    """Write a new file with owner, mode and extended attributes (SELinux label, ACL) of ``like``."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        _remove(path)
+        descriptor = os.open(path, flags, 0o600)
     with os.fdopen(descriptor, 'wb') as stream:
         stream.write(content)
         if like is not None:
@@ -92,8 +103,6 @@ def _write(path: str, content: bytes, like: str | None, mode: int = 0o644) -> No
                 with contextlib.suppress(OSError):  # not every file system or user may set every attribute
                     os.setxattr(stream.fileno(), name, os.getxattr(like, name))
         os.fchmod(stream.fileno(), mode)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -122,15 +131,19 @@ def _ignore_signals() -> None:
 class Transaction:
     """The right to change one server's configuration, named by ``key`` (its main file): lock, journal, change.
 
-    ``recovered`` tells that a run before this one was killed and that its files were put back just now.
+    With ``check_mode`` nothing may be changed, and nothing is locked. ``recovered`` tells that a run before this one was killed and that
+    its files were put back just now.
     """
 
-    def __init__(self, key: str, backup_dir: str | None = None) -> None:
+    def __init__(self, key: str, backup_dir: str | None = None, check_mode: bool = False) -> None:
         name = re.sub(r'[^A-Za-z0-9.]+', '-', os.path.realpath(key)).strip('-')
         self._directory = state_directory()
         self._lock_path = os.path.join(self._directory, name + '.lock')
         self._journal = os.path.join(self._directory, name + '.json')
+        self._done = os.path.join(self._directory, name + '.done')
         self._backup_dir = backup_dir
+        self._check_mode = check_mode
+        self._lock: int | None = None
         self._targets: dict[str, str] = {}
         self._existed: dict[str, bool] = {}
         self.recovered = False
@@ -138,36 +151,49 @@ class Transaction:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a killed run left files to put back (for check mode, which puts nothing back)."""
+        """Whether a killed run left files to put back."""
         return os.path.exists(self._journal)
 
     def __enter__(self) -> Transaction:
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        if self._check_mode:
+            if self.interrupted:
+                raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
+            return self
+        if not os.path.isdir(self._directory):
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            _sync(os.path.dirname(self._directory))
+        self._lock = lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + LOCK_TIMEOUT
         while True:
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    os.close(self._lock)
+                    os.close(lock)
                     raise Failed('another run has held %s for %d seconds; wait for it to end' % (self._lock_path, LOCK_TIMEOUT)) from None
                 time.sleep(0.1)
+        if os.path.exists(self._done):
+            self._read(self._done)
+            self._clear()
         if self.interrupted:
             self._recover()
         return self
 
     def __exit__(self, *dummy: object) -> None:
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
-    def _recover(self) -> None:
+    def _read(self, path: str) -> None:
         try:
-            with open(self._journal, encoding='utf-8') as stream:
+            with open(path, encoding='utf-8') as stream:
                 journal = json.load(stream)
         except ValueError as error:
-            raise Failed('%s: not a journal (%s); look at the files that it should name, then remove it' % (self._journal, error)) from error
+            raise Failed('%s: not a journal (%s); look at the files that it should name, then remove it' % (path, error)) from error
         self._targets, self._existed = journal['targets'], journal['existed']
+
+    def _recover(self) -> None:
+        self._read(self._journal)
         self._restore()
         self._end()
         self.recovered = True
@@ -200,13 +226,18 @@ class Transaction:
         for path, target in self._targets.items():
             if self._existed[target] and not os.path.isfile(target):
                 raise Failed('%s: not a regular file' % path)
-            _remove(_sibling(target, 'old'))  # of a run that was killed when all but this was done
+        olds = {_sibling(target, 'old') for target in self._existed}
+        for directory in filter(os.path.isdir, {os.path.dirname(old) for old in olds}):
+            for name in os.listdir(directory):
+                if os.path.join(directory, name) in olds:  # nobody's: a copy of the directory was put back, perhaps
+                    _remove(os.path.join(directory, name))
         self._keep_backup()
         temporary = self._journal + '.new'
         try:
             _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed}).encode(), None, 0o600)
+            _sync(temporary)
             os.rename(temporary, self._journal)
-            _sync_directory(self._directory)
+            _sync(self._directory)
         except OSError as error:
             _remove(temporary)
             raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
@@ -215,13 +246,13 @@ class Transaction:
         if self._backup_dir is None:
             return
         self.backup = os.path.join(self._backup_dir, time.strftime('%Y-%m-%dT%H%M%S') + '.%d' % os.getpid())
+        copies = {target: self.backup + target for target, existed in self._existed.items() if existed}
         try:
-            for target in self._targets.values():
-                if os.path.exists(target):
-                    copy = self.backup + target
-                    os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
-                    with open(target, 'rb') as stream:
-                        _write(copy, stream.read(), target)
+            for target, copy in copies.items():
+                os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+                with open(target, 'rb') as stream:
+                    _write(copy, stream.read(), target)
+            _sync_all(copies.values())
         except OSError as error:
             raise Failed('%s: the backup can not be written (%s); nothing was changed' % (self.backup, error.strerror)) from error
 
@@ -238,6 +269,10 @@ class Transaction:
             except OSError as error:
                 raise Failed('%s: can not be written: %s' % (target, error.strerror)) from error
             staged[path] = temporary
+        try:
+            _sync_all(temporary for temporary in staged.values() if temporary is not None)
+        except OSError as error:
+            raise Failed('the new files can not be written: %s' % error.strerror) from error
         return staged
 
     def _commit(self, staged: t.Mapping[str, str | None]) -> None:
@@ -252,8 +287,7 @@ class Transaction:
                     _remove(target)
             except OSError as error:
                 raise Failed('%s: can not be replaced: %s' % (target, error.strerror)) from error
-        for directory in {os.path.dirname(self._targets[path]) for path in staged}:
-            _sync_directory(directory)
+        _sync_all({os.path.dirname(self._targets[path]) for path in staged})
 
     def _restore(self) -> None:
         """Give every file back as it was; one that existed and has no kept original has not been touched yet."""
@@ -265,8 +299,7 @@ class Transaction:
             elif not existed:
                 _remove(target)
             _remove(_sibling(target, 'new'))
-        for directory in {os.path.dirname(target) for target in self._existed}:
-            _sync_directory(directory)
+        _sync_all({os.path.dirname(target) for target in self._existed})
 
     def _put_back(self, server: Server | None, error: BaseException) -> None:
         try:
@@ -281,7 +314,12 @@ class Transaction:
             raise Failed('%s; the files are as they were, but the server does not take them either: %s' % (error, second)) from error
 
     def _end(self) -> None:
-        _remove(self._journal)  # from here on the change stands
-        _sync_directory(self._directory)
+        os.rename(self._journal, self._done)  # from here on the change stands
+        _sync(self._directory)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Take away the originals that are kept no longer, and then what names them."""
         for target in self._existed:
             _remove(_sibling(target, 'old'))
+        _remove(self._done)

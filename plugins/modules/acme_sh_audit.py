@@ -87,8 +87,6 @@ findings:
       type: str
 """
 
-import contextlib
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _acme_sh
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Transaction
@@ -108,15 +106,14 @@ def main() -> None:
     findings, files = [], {}
     try:
         server = _acme_sh.resolve_server(params['server'])
-        with contextlib.ExitStack() as stack:
-            transaction = None if module.check_mode else stack.enter_context(Transaction(params['home']))
+        with Transaction(params['home'], check_mode=module.check_mode) as transaction:
             for directory, content in _acme_sh.Home(params['home'], module.run_command).confs().items():
                 found = _acme_sh.audit(_acme_sh.read_settings(content), params['tls_port'], params['local_address'], server)
                 path = _acme_sh.conf_path(directory)
                 findings += [{'path': path, **finding._asdict()} for finding in found]
                 if found:
                     files[path] = _acme_sh.edit_settings(content, {finding.setting: finding.after for finding in found})
-            if files and transaction is not None:
+            if files and not module.check_mode:
                 _acme_sh.write(transaction, files)
     except Failed as error:
         module.fail_json(msg=str(error))

@@ -177,7 +177,6 @@ directory:
   sample: /root/.acme.sh/example.org_ecc
 """
 
-import contextlib
 import os
 import typing as t
 
@@ -211,7 +210,7 @@ def argument_spec() -> dict[str, t.Any]:
 def wanted_of(params: dict[str, t.Any]) -> _acme_sh.Wanted:
     install = {kind: params['install'][kind] for kind in KINDS if params['install'][kind]}
     _acme_sh.check_domains(params['domains'])
-    return _acme_sh.Wanted(
+    wanted = _acme_sh.Wanted(
         domains=tuple(params['domains']),
         key_type=params['key_type'],
         server=_acme_sh.resolve_server(params['server'], params['key_type']),
@@ -223,6 +222,8 @@ def wanted_of(params: dict[str, t.Any]) -> _acme_sh.Wanted:
         ca_bundle=os.path.realpath(params['ca_bundle']) if params['ca_bundle'] else None,
         openssl_bin=params['openssl_bin'],
     )
+    _acme_sh.check_values(wanted)
+    return wanted
 
 
 def set_attributes(module: AnsibleModule, install: dict[str, t.Any]) -> bool:
@@ -242,14 +243,13 @@ def ensure(module: AnsibleModule, wanted: _acme_sh.Wanted) -> dict[str, t.Any]:
     program = os.path.join(params['home'], 'acme.sh')
     if not os.path.exists(program):
         program = module.get_bin_path('acme.sh')
-    with contextlib.ExitStack() as stack:
-        transaction = None if module.check_mode else stack.enter_context(Transaction(params['home']))
+    with Transaction(params['home'], check_mode=module.check_mode) as transaction:
         home = _acme_sh.Home(params['home'], lambda command: module.run_command(command, environ_update={'LC_ALL': 'C'}), params['acme_sh'] or program)
         found = home.read(wanted)
         plan = _acme_sh.decide(wanted, found, params['force'])
         changed = any(plan)
         changed = set_attributes(module, params['install']) or changed  # before installing: no new key into a file that others can read
-        if transaction is not None:
+        if not module.check_mode:
             _acme_sh.carry_out(plan, wanted, found, home, transaction)
             set_attributes(module, params['install'])
     return {

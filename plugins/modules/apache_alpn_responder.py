@@ -144,7 +144,6 @@ backup:
   returned: when O(backup_dir) is given and files were changed
 """
 
-import contextlib
 import os
 import typing as t
 
@@ -168,11 +167,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     capability = apache_capability(command, binary, params['config'])
     main = capability['config_path']
     server = _apache_server.ApacheServer(command, binary, main, params['reload'])
-    transaction = None if module.check_mode else Transaction(main, params['backup_dir'])
-    if transaction is None and Transaction(main).interrupted:
-        raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
 
-    with transaction or contextlib.nullcontext():
+    with Transaction(main, params['backup_dir'], module.check_mode) as transaction:
         # Read
         config = _apache_protocols.with_recorded(server.read())
         base = _apache_protocols.base_of(config, port)
@@ -201,12 +197,12 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             now = _apache_server.offers(offered)
             if not steps and any((one.negotiated == _probe.ACME) != offered[one.endpoint, one.sni] for one in now):
                 steps = [{}]  # the files are right; Apache has not loaded them
-        if not steps and transaction is not None and transaction.recovered:
+        if not steps and transaction.recovered:
             steps = [{}]  # nor perhaps what a killed run left
         expect = _apache_server.Expect(before, offered, _apache_server.certificates(config, store))
 
         # Act
-        if steps and transaction is not None:
+        if steps and not module.check_mode:
             server.refuse_fatal(config)
             transaction.change([Stage(files, expect) for files in steps], server)
 
@@ -226,7 +222,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             'reloaded': server.reloaded,
             'verified': [one.report() for one in server.verified],
         }
-        if transaction is not None and transaction.backup:
+        if transaction.backup:
             result['backup'] = transaction.backup
         return result
 

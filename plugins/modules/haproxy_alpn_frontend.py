@@ -184,7 +184,6 @@ backup:
   returned: when O(backup_dir) is given and files were changed
 """
 
-import contextlib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -207,11 +206,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     capability = haproxy_capability(command, binary, params['config'])
     process = _haproxy_server.choose(_haproxy_server.processes(), params['config'] or ())
     paths = process.arguments.paths if process else capability['config_paths']
-    transaction = None if module.check_mode else Transaction(paths[0], params['backup_dir'])
-    if transaction is None and Transaction(paths[0]).interrupted:
-        raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
 
-    with transaction or contextlib.nullcontext():
+    with Transaction(paths[0], params['backup_dir'], module.check_mode) as transaction:
         # Read
         environ = _haproxy_server.environment(process)
         config = _haproxy_config.read(paths, environ)
@@ -236,14 +232,14 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             before = _probe.look(endpoints, _haproxy_front.host_names(config))
             if present and not steps and not _probe.reaches(endpoints, responder):
                 steps = [{}]  # the files are right; HAProxy has not loaded them
-        if not steps and transaction is not None and transaction.recovered:
+        if not steps and transaction.recovered:
             steps = [{}]  # nor perhaps what a killed run left
         renewed = _haproxy_server.certificates(config, process.arguments.directory if process else '/')
         expected = [responder if present and number == len(steps) else None for number in range(1, len(steps) + 1)]
         stages = [Stage(files, _haproxy_server.Expect(before, to, renewed)) for files, to in zip(steps, expected)]
 
         # Act
-        if stages and transaction is not None:
+        if stages and not module.check_mode:
             transaction.change(stages, server)
 
         # Report
@@ -258,7 +254,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             'reloaded': server.reloaded,
             'verified': [one.report() for one in server.verified],
         }
-        if transaction is not None and transaction.backup:
+        if transaction.backup:
             result['backup'] = transaction.backup
         return result
 

@@ -161,13 +161,13 @@ backup:
   returned: when O(backup_dir) is given and files were changed
 """
 
-import contextlib
+import gc
 import os
 import socket
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.seamless.tls_alpn.plugins.module_utils import _capability, _listeners, _nginx_front, _probe, _spans
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import _capability, _listeners, _nginx_front, _probe, _process, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_nginx import nginx_capability
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import CROSSPLANE_ERROR, HAS_CROSSPLANE, Config, read
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_server import Expect, NginxServer, certificates
@@ -190,13 +190,17 @@ def endpoints(config: Config, port: int) -> dict[_probe.Endpoint, list[str]]:
     return {endpoint: names for endpoint, names in found.items() if _probe.is_free(endpoint.address, 0)}
 
 
-def refuse_taken(wanted: t.Collection[str], own: t.Collection[str]) -> None:
-    """Raise Failed if somebody else listens on an endpoint that the front needs."""
+def refuse_taken(wanted: t.Collection[str], master: int | None) -> None:
+    """Raise Failed if somebody else than this nginx listens on an endpoint that the front needs."""
     for endpoint in wanted:
         host, dummy, port = endpoint.rpartition(':')
-        if endpoint not in own and not _probe.is_free(host.strip('[]'), int(port)):
-            owner = ', '.join(sorted({'%s (process %s)' % (one.process, one.pid) for one in _listeners.listeners(int(port))}))
-            raise Failed('%s is in use by %s; choose another backend_port' % (endpoint, owner or 'another process'))
+        if _probe.is_free(host.strip('[]'), int(port)):
+            continue
+        owners = [one for one in _listeners.listeners(int(port)) if one.address in (host.strip('[]'), '0.0.0.0', '::')]
+        foreign = [one for one in owners if master is None or one.pid is None or master not in (one.pid, _process.parent(one.pid))]
+        others = ', '.join(sorted({'%s (process %s)' % (one.process, one.pid) for one in foreign}))
+        if others or not owners:
+            raise Failed('%s is in use by %s; choose another backend_port' % (endpoint, others or 'another process'))
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
@@ -212,18 +216,18 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     capability = nginx_capability(command, binary, params['config'], params['prefix'])
     main = os.path.join(params['prefix'] or capability['prefix'], params['config'] or capability['config_path'])
     server = NginxServer(command, capability, main, params['prefix'], params['reload'])
-    transaction = Transaction(main, params['backup_dir'])
-    if module.check_mode and transaction.interrupted:
-        raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
 
-    with contextlib.nullcontext() if module.check_mode else transaction:
+    with Transaction(main, params['backup_dir'], module.check_mode) as transaction:
         # Read
-        server.test()
-        current = _nginx_front.with_front(read(main))
-        server.learn(current)
+        try:
+            current = _nginx_front.with_front(read(main))
+        except Failed:
+            server.test()  # nginx says it better
+            raise
         if params['backup_dir']:
             _nginx_front.refuse_included(current, os.path.join(params['backup_dir'], 'backup'))
         base = _nginx_front.base_of(current)
+        server.learn(current, base.config)
         warnings = list(base.warnings)
         running = server.master() is not None
 
@@ -246,7 +250,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             wanted = _nginx_front.Wanted(port, params['backend_port'], *responder, params['handoff'])
             front = _nginx_front.decide(base, wanted, can, resolve)
             warnings += front.warnings
-            refuse_taken(front.endpoints, base.front['endpoints'] if base.front else ())
+            refuse_taken(front.endpoints, server.master())
         elif base.front is not None:
             port = base.front['https_port']
         server.refuse(port)
@@ -259,13 +263,15 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if not steps and transaction.recovered:
             steps = [{}]  # nor perhaps what a killed run left
         before = [one for endpoint, names in places.items() if _probe.is_reachable(endpoint) for one in _probe.look([endpoint], names)] if steps else []
-        renewed = certificates(current)
+        renewed = certificates(base.config) if places else set()
         stages = [
             Stage(files, Expect(before, list(places), responder if front and number == len(steps) else None, renewed)) for number, files in enumerate(steps, 1)
         ]
 
         # Act
-        if stages and not module.check_mode:
+        if stages and module.check_mode:
+            server.check({})
+        elif stages:
             transaction.change(stages, server)
 
     # Report
@@ -273,7 +279,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         module.warn(warning)
     result: dict[str, t.Any] = {
         'changed': bool(steps),
-        'diff': _spans.diff(_nginx_front.compared(current, steps[-1] if steps else {})),
+        'diff': _spans.diff(_nginx_front.compared(current, steps[-1] if steps and module._diff else {})),
         'handoff': front.handoff if front else 'none',
         'listens': [listen._asdict() for listen in front.listens] if front else [],
         'public': [public.word for public in front.publics] if front else [],
@@ -305,6 +311,7 @@ def main() -> None:
     )
     if not HAS_CROSSPLANE:
         module.fail_json(msg=missing_required_lib('crossplane'), exception=CROSSPLANE_ERROR)
+    gc.disable()  # the statements of thousands of sites, and no cycles in them: looking for these would take a third of the time
     try:
         result = run(module)
     except (Failed, OSError) as error:

@@ -247,7 +247,7 @@ def test_killed(site: ApacheSite, rename: int, state: str) -> None:
     before = site.picture()
     if state == 'absent':
         assert site.run().changed
-    result = harness.run_module('apache_alpn_responder', site.arguments(state=state), site.root, KILL_BEFORE_RENAME=str(rename))
+    result = harness.run_module('apache_alpn_responder', site.arguments(state=state), site.root, FAULT='kill@%d:rename' % rename)
     assert result.code in (0, -signal.SIGKILL)
     assert all(site.answers(name) for name in site.names)
     again = site.run(state=state)

@@ -149,7 +149,7 @@ def test_killed_at_each_rename(state: str) -> None:
         before = site.picture().bytes
         with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
             for number in range(1, 20):
-                killed = site.run(state=state, environment={'KILL_BEFORE_RENAME': str(number)})
+                killed = site.run(state=state, environment={'FAULT': 'kill@%d:rename' % number})
                 if killed.code == 0:
                     break
                 assert killed.code == -signal.SIGKILL

@@ -100,7 +100,7 @@ def test_killed_between_renames(site: NginxSite, state: str) -> None:
         assert site.run().changed
     with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
         for number in range(1, 30):
-            killed = site.run(environment={'KILL_BEFORE_RENAME': str(number)}, state=state)
+            killed = site.run(environment={'FAULT': 'kill@%d:rename' % number}, state=state)
             if killed.code != -signal.SIGKILL:
                 break
         else:
@@ -117,7 +117,7 @@ def test_terminated(site: NginxSite, tmp_path: pathlib.Path) -> None:
     """SIGTERM in the middle puts everything back at once."""
     before = site.picture()
     go_on = tmp_path / 'go-on'
-    process = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, STOP_BEFORE_RENAME='3', GO_ON=str(go_on))
+    process = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, FAULT='stop@3:rename', GO_ON=str(go_on))
     harness.wait_for((tmp_path / 'go-on.waiting').exists, 'the module did not come to its third rename')
     os.kill(process.pid, signal.SIGTERM)
     assert 'SIGTERM' in harness.end_module(process).message
@@ -128,7 +128,7 @@ def test_terminated(site: NginxSite, tmp_path: pathlib.Path) -> None:
 def test_two_at_once(site: NginxSite, tmp_path: pathlib.Path) -> None:
     """The second waits for the first and finds nothing to do."""
     go_on = tmp_path / 'go-on'
-    first = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, STOP_BEFORE_RENAME='3', GO_ON=str(go_on))
+    first = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, FAULT='stop@3:rename', GO_ON=str(go_on))
     harness.wait_for((tmp_path / 'go-on.waiting').exists, 'the first run did not come to its third rename')
     second = harness.start_module('nginx_alpn_stream', site.arguments(), site.root)
     go_on.touch()
@@ -166,7 +166,7 @@ def test_reload_by_systemd_that_can_not_be(site: NginxSite) -> None:
 
 
 def test_check_after_a_kill_says_so(site: NginxSite) -> None:
-    assert site.run(environment={'KILL_BEFORE_RENAME': '3'}).code == -signal.SIGKILL
+    assert site.run(environment={'FAULT': 'kill@3:rename'}).code == -signal.SIGKILL
     assert 'a run was killed here' in site.run(check=True).message
     assert site.run().changed
     assert not site.run(check=True).changed

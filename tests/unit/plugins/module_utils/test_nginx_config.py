@@ -10,7 +10,7 @@ import pathlib
 import re
 
 import pytest
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Address, parse, parse_address, public_key, read
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Address, confirm, parse, parse_address, public_key, read
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
 CORPUS = pathlib.Path(__file__).parents[4] / 'tests' / 'corpus' / 'nginx'
@@ -102,6 +102,7 @@ def test_both_readers_agree(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     main = tmp_path / 'nginx.conf'
     main.write_bytes(re.sub(rb'(?m)^\s*include .*;', b'', path.read_bytes()))
     config = read(str(main))
+    confirm(config)
     assert [place for place in config.places() if place.context == ('http', 'server') and place.statement.name == 'listen']
 
 
@@ -116,6 +117,7 @@ def test_keys_of_maps(key: str, tmp_path: pathlib.Path) -> None:
     """What looks like a directive's name and is a pattern."""
     (tmp_path / 'nginx.conf').write_text('http {\n map $uri $z {\n default 0;\n %s 1;\n }\n}\n' % key)
     config = read(str(tmp_path / 'nginx.conf'))
+    confirm(config)
     assert [place.statement.arguments for place in config.places()][2:] == [['0'], ['1']]
 
 
@@ -123,14 +125,14 @@ def test_readers_that_differ(tmp_path: pathlib.Path) -> None:
     """crossplane takes what follows `${x}` in a name along with it: refused, with the line, rather than half understood."""
     (tmp_path / 'nginx.conf').write_text('http {\n map $uri $z {\n ~${x} 1;\n }\n}\n')
     with pytest.raises(Failed, match='nginx.conf:3: this statement is not understood'):
-        read(str(tmp_path / 'nginx.conf'))
+        confirm(read(str(tmp_path / 'nginx.conf')))
 
 
 def test_lua_that_crossplane_does_not_understand(tmp_path: pathlib.Path) -> None:
     """A lone brace in a long Lua string: refused, with the line, rather than half understood."""
     (tmp_path / 'nginx.conf').write_text('http {\n  init_by_lua_block {\n x = [[ { ]]\n }\n  server { listen 443; }\n}\n')
     with pytest.raises(Failed, match=r'nginx.conf:\d+: '):
-        read(str(tmp_path / 'nginx.conf'))
+        confirm(read(str(tmp_path / 'nginx.conf')))
 
 
 def test_includes(tmp_path: pathlib.Path) -> None:
@@ -162,3 +164,30 @@ def test_large_file(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / 'nginx.conf').stat().st_size > 510 * 1024
     config = read(str(tmp_path / 'nginx.conf'))
     assert sum(place.statement.name == 'listen' for place in config.places()) == 5000
+
+
+@pytest.mark.parametrize('text', ['include nginx.conf;', 'include a.conf;', 'http { include a*.conf; }'])
+def test_include_without_end(text: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'nginx.conf').write_text(text)
+    (tmp_path / 'a.conf').write_text('events { }\ninclude nginx.conf;')
+    with pytest.raises(Failed, match='include one another without end'):
+        read(str(tmp_path / 'nginx.conf'))
+
+
+def test_chain_of_includes(tmp_path: pathlib.Path) -> None:
+    for number in range(2000):
+        (tmp_path / ('%d.conf' % number)).write_text('include %d.conf;' % (number + 1))
+    with pytest.raises(Failed, match='include one another without end'):
+        read(str(tmp_path / '0.conf'))
+
+
+def test_deep_nesting() -> None:
+    with pytest.raises(Failed, match='nginx.conf:2: more than 100 blocks in one another'):
+        parse(b'http {' * 100 + b'\n' + b'location / {' * 100_000)
+
+
+@pytest.mark.parametrize('text', [b'[[', b'--[[', b'--[==[ ]=] ', b'[=[ { ]]'])
+def test_long_lua_string_without_end(text: bytes) -> None:
+    """A megabyte of them is looked at once, not once for each."""
+    with pytest.raises(Failed, match='in the Lua block has no end'):
+        parse(b'init_by_lua_block {' + text * 500_000 + b'}')

@@ -25,7 +25,7 @@ CORPUS = pathlib.Path(__file__).parents[4] / 'tests' / 'corpus' / 'nginx'
 
 
 def config_of(files: dict[str, bytes], includes: dict[str, list[str]] | None = None) -> _nginx_config.Config:
-    return _nginx_config.Config(MAIN, files, {path: _nginx_config.parse(data, path) for path, data in files.items()}, includes or {})
+    return _nginx_config.Config(MAIN, files, includes or {})
 
 
 def wanted(handoff: str = 'plain', https_port: int = 443, backend_port: int = 8443, acme_port: int = 10443) -> front.Wanted:
