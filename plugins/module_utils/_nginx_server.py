@@ -124,7 +124,9 @@ class NginxServer:
         # Beside the main file, since nginx takes relative paths from its directory.
         copy = os.path.join(os.path.dirname(path), '.%s.seamless-view' % os.path.basename(path))
         copies.append(copy)
-        with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 'wb') as stream:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)
+        with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), 'wb') as stream:  # not through a link that somebody put there
             stream.write(_spans.apply(data, edits))
         return copy
 

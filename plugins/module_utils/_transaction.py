@@ -84,6 +84,15 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
+def _make_private(directory: str) -> None:
+    """Make a directory, and those above it that are not there, for the owner alone, whatever the umask is."""
+    umask = os.umask(0o077)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    finally:
+        os.umask(umask)
+
+
 def _write(path: str, content: bytes, like: str | None, mode: int = 0o644) -> None:
     """Write a new file with owner, mode and extended attributes (SELinux label, ACL) of ``like``."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -160,7 +169,7 @@ class Transaction:
                 raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
             return self
         if not os.path.isdir(self._directory):
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            _make_private(self._directory)
             _sync(os.path.dirname(self._directory))
         self._lock = lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + LOCK_TIMEOUT
@@ -249,7 +258,7 @@ class Transaction:
         copies = {target: self.backup + target for target, existed in self._existed.items() if existed}
         try:
             for target, copy in copies.items():
-                os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+                _make_private(os.path.dirname(copy))
                 with open(target, 'rb') as stream:
                     _write(copy, stream.read(), target)
             _sync_all(copies.values())
