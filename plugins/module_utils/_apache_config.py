@@ -87,6 +87,11 @@ def words(text: str) -> list[str]:
     return found
 
 
+def quoted(path: str) -> bytes:
+    """Give a path as an argument (ap_getword_conf)."""
+    return b'"%s"' % os.fsencode(path).replace(b'\\', b'\\\\').replace(b'"', b'\\"')
+
+
 def parse_directives(dump: str) -> Directive:
     """Read what `-D DUMP_CONFIG` prints into a tree. Depth is told by the indent alone, since an empty section has no end there."""
     file, line = '', 0
@@ -94,12 +99,12 @@ def parse_directives(dump: str) -> Directive:
     path = [server]
     for row in dump.splitlines():
         place = re.match(r'# In file: (.*)$', row)
-        number = re.match(r' *# +(\d+):$|# *(\d+):$', row)
+        number = re.match(r' *# *(\d+):$', row)
         text = row.strip()
         if place:
             file = place[1]
         elif number:
-            line = int(number[1] or number[2])
+            line = int(number[1])
         elif file and text and not text.startswith(('</', '#')):
             depth = (len(row) - len(row.lstrip(' '))) // 2
             if text.startswith('<') and text.endswith('>'):

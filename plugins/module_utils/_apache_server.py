@@ -21,7 +21,7 @@ import tempfile
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _listeners, _probe, _process, _spans
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._apache_config import Config, Directive, include_lines, read
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._apache_config import Config, Directive, include_lines, quoted, read
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_apache import environment
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
@@ -106,7 +106,7 @@ class ApacheServer:
             front = staged.get(self._config.front)
             if front is not None:
                 with open(main, 'ab') as stream:
-                    stream.write(b'\nInclude "%s"\n' % os.fsencode(front))
+                    stream.write(b'\nInclude %s\n' % quoted(front))
             code, dummy, err = self._run([*self._argv[:-1], main, *self._defines, '-t'])
             if code:
                 for path, copy in view.copies.items():
@@ -225,7 +225,7 @@ class _View:
             included = [one.path for one in self._config.includes if (one.parent, one.line) == (path, before.number)]
             if any(self._leads_to_staged(one) for one in included):
                 targets = [self.of(one) for one in included if self._staged.get(os.path.realpath(one), '') is not None and not self._is_front(one)]
-                edits.append(_spans.Edit(line.begin, line.end, b'\n'.join(b'Include "%s"' % os.fsencode(target) for target in targets)))
+                edits.append(_spans.Edit(line.begin, line.end, b'\n'.join(b'Include %s' % quoted(target) for target in targets)))
         with open(copy, 'wb') as stream:
             stream.write(_spans.apply(data, edits))
         return copy

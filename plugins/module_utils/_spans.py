@@ -135,7 +135,7 @@ def undo(record: Record, data: bytes, is_start: t.Callable[[int], bool] = lambda
         for offset, before, after in record.edits:
             edits.append(Edit(offset + moved, offset + moved + len(after), before))
             moved += len(after) - len(before)
-        if all(data[edit.begin : edit.end] == after for edit, (dummy, dummy2, after) in zip(edits, record.edits)):
+        if all(edit.end <= len(data) and data[edit.begin : edit.end] == after for edit, (dummy, dummy2, after) in zip(edits, record.edits)):
             return edits, []
         edits = []  # the record is damaged
 

@@ -168,7 +168,7 @@ class Picture(t.NamedTuple):
         files = {}
         for path in sorted(directory.rglob('*')):
             if path.is_symlink():
-                files[str(path)] = (os.readlink(path).encode(), 0, 0, 0)
+                files[str(path)] = (os.fsencode(os.readlink(path)), 0, 0, 0)
             elif path.is_file():
                 status = path.stat()
                 files[str(path)] = (path.read_bytes(), status.st_mode, status.st_mtime_ns, status.st_ino)

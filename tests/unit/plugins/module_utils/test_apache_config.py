@@ -146,3 +146,9 @@ def test_modules_directory() -> None:
     assert modules_directory('/etc/httpd', [b'# nothing', b'x\nLoadModule ssl_module modules/mod_ssl.so\n']) == '/etc/httpd/modules'
     assert modules_directory('/etc/apache2', [b'LoadModule ssl_module "/usr/lib/apache2/modules/mod_ssl.so"']) == '/usr/lib/apache2/modules'
     assert modules_directory('/etc/apache2', [b'#LoadModule ssl_module /x/mod_ssl.so']) is None
+
+
+def test_line_numbers_of_a_large_file() -> None:
+    """mod_info leaves out the blank before a number of five digits or more."""
+    server = parse_directives('# In file: /e/a.conf\n#  99:\n<VirtualHost *:443>\n  #10001:\n  Protocols h2\n</VirtualHost>\n')
+    assert [(one.line, [child.line for child in one.children]) for one in server.children] == [(99, [10001])]

@@ -1,0 +1,105 @@
+"""Every step of every module fails, or is its last: the site answers, the files are all old or all new or have a journal, the next run converges.
+
+Every STRIDE-th step of those that there are (default 13; `make faults` takes each).
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import os
+import pathlib
+import signal
+import tempfile
+import typing as t
+
+import apache_site
+import haproxy_site
+import harness
+import nginx_site
+import pytest
+import steps
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Transaction
+
+STRIDE = int(os.environ.get('STRIDE', '13'))
+REPORT = os.environ.get('FAULTS_REPORT')  # a directory for what was counted
+KINDS = {'kill': None, 'EIO': None, 'EIO+': steps.FILES, 'ENOSPC+': steps.TAKES_ROOM}  # at which steps each makes a difference
+SERVERS = {
+    'nginx': (nginx_site.NginxSite, nginx_site.BINARY, 'nginx_alpn_stream', {}),
+    'haproxy': (haproxy_site.HaproxySite, haproxy_site.BINARY, 'haproxy_alpn_frontend', {}),
+    'apache': (apache_site.ApacheSite, apache_site.BINARY, 'apache_alpn_responder', {}),
+}
+
+
+class Bench:
+    """A server that serves, and its module with a fault in it."""
+
+    def __init__(self, server: str) -> None:
+        kind, dummy, self._module, self._more = SERVERS[server]
+        self.site = kind(pathlib.Path(tempfile.mkdtemp(prefix='seamless-%s-' % server)))
+        self._log = self.site.root / 'steps'
+        self.site.start()
+
+    def run(self, state: str, fault: str = '') -> tuple[harness.Result, list[str]]:
+        """Run the module; give what it said, and the kinds of the steps that it made."""
+        self._log.unlink(missing_ok=True)
+        result = harness.run_module(self._module, self.site.arguments(state=state, **self._more), self.site.root, FAULT=fault, STEPS=str(self._log))
+        return result, [line.split('\t')[1] for line in self._log.read_text().splitlines()]
+
+    def visible(self) -> dict[str, tuple[bytes, int]]:
+        return {path: file for path, file in self.site.picture().bytes.items() if not os.path.basename(path).startswith('.')}
+
+    def hidden(self) -> list[str]:
+        return [path for path in self.site.picture().bytes if os.path.basename(path).startswith('.')]
+
+    @property
+    def interrupted(self) -> bool:
+        return Transaction(str(self.site.main)).interrupted
+
+    def answers(self) -> bool:
+        return all(self.site.answers(name) for name in ('a.example', 'b.example'))
+
+
+@pytest.fixture(params=SERVERS)
+def bench(request: pytest.FixtureRequest) -> t.Iterator[tuple[str, Bench]]:
+    if not os.path.exists(SERVERS[request.param][1]):
+        pytest.skip('%s is not installed' % request.param)
+    one = Bench(request.param)
+    try:
+        yield request.param, one
+    finally:
+        one.site.remove()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_fault_at_every_step(bench: tuple[str, Bench], kind: str) -> None:
+    """In turn of `present` and of `absent`, each followed by a run that nothing happens to."""
+    server, one = bench
+    pictures, made = {'absent': one.visible()}, {}
+    for state in ('present', 'absent', 'present', 'absent'):  # the first runs make a few files more, which stay
+        result, made[state] = one.run(state)
+        assert result.changed
+        assert pictures.setdefault(state, one.visible()) == one.visible()
+    points = {state: [number for number, step in enumerate(steps_made, 1) if KINDS[kind] is None or step in KINDS[kind]] for state, steps_made in made.items()}
+    turns = itertools.zip_longest(points['present'][::STRIDE], points['absent'][::STRIDE])
+    counts: collections.Counter[str] = collections.Counter()
+    with harness.Traffic(one.site.port, ['a.example', 'b.example'], one.site.root):
+        for state, number in ((state, number) for turn in turns for state, number in zip(('present', 'absent'), turn)):
+            if number is not None:
+                where = '%s %s@%d %s' % (state, kind, number, made[state][number - 1])
+                result, steps_made = one.run(state, '%s@%d' % (kind, number))
+                assert len(steps_made) >= number, where
+                assert (result.code == -signal.SIGKILL) == (kind == 'kill'), where
+                assert one.answers(), where
+                whole = one.visible() in pictures.values()
+                assert whole or one.interrupted, where
+                counts['injected'] += 1
+                counts['old or new' if whole else 'mixed, with a journal'] += 1
+            assert not one.run(state)[0].value.get('failed'), where
+            assert one.visible() == pictures[state], where
+            assert one.answers() and not one.interrupted, where
+            counts['hidden files left'] += len(one.hidden())
+    assert counts['injected'] and not counts['hidden files left'], counts
+    if REPORT:
+        pathlib.Path(REPORT, '%s-%s.json' % (server, kind)).write_text(json.dumps(counts))
