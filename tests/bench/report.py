@@ -16,34 +16,57 @@ from matplotlib import pyplot
 PAGE = """\
 # Benchmarks
 
-Made by `%(command)s` on %(date)s; the raw figures are in [benchmarks.json](benchmarks.json). Times are CPU time (kernel included), not asserted by any test.
+Made by `make bench` on %(date)s; the raw figures are in [benchmarks.json](benchmarks.json). No test asserts them.
 Another machine gives other microseconds; the ratios are what to look at.
 
-- machine: %(cpu)s, Linux %(kernel)s; load average during the rounds: %(load)s
+- machine: %(cpu)s, Linux %(kernel)s; load average during the rounds of the data path: %(load)s
 - %(servers)s
-- us: microseconds. Server pinned to one core with one worker; ApacheBench, and the plain web server behind HAProxy, on another
 
-![CPU time by server and front](%(picture)s)
-
-## Data path
-
-CPU time of the server's workers: median of %(rounds)d rounds (lowest to highest), and the ratio to the same server with no front. The rounds go over all
-servers in turn. The file has 50 MB. ApacheBench speaks HTTP/1.1.
-
-%(data)s
-
-## Module
-
-`nginx_alpn_stream` on one file per virtual host, nginx stopped (reload and handshakes are not in it; the module's own `nginx -t` is): median of the rounds, and
-the ratio to one `nginx -t` on the same tree in the same round. Peak memory is that of the largest process, `nginx -t` included; about 20 MB is the least that
-can be seen (Linux counts what the measuring process had before exec).
-
-%(module)s
+![CPU time by server and front, wall time by virtual hosts and hosts](%(picture)s)
 
 ## Targets
 
 %(targets)s
 """
+
+DATA = """
+## Data path
+
+CPU time (kernel included) of all processes of the server and its front, pinned to one core with one worker each: median of %(rounds)d rounds (lowest to
+highest), and the ratio to the same server with no front; then what one ApacheBench on another core got out of it. The rounds go over all servers in turn.
+us: microseconds. The file has 50 MB. ApacheBench speaks HTTP/1.1; the plain web server behind HAProxy is on ApacheBench's core. Before nginx, ualpn sends the
+PROXY protocol, sslh (sslh-select) does not.
+
+%(table)s
+"""
+
+MODULE = """
+## Modules
+
+Servers stopped (reload and handshakes are not in it; the module's own `nginx -t` or `haproxy -c` is): median of the rounds (%(rounds)s), and the ratio to
+that check on the same tree in the same round. nginx: one file with one `listen` for each virtual host; HAProxy: one `bind`, and for each virtual host a rule
+in its frontend and a file with a backend. Peak memory is that of the module's process (or the check's), in MB.
+
+%(table)s
+"""
+
+PLAY = """
+## Playbooks
+
+Wall time of `ansible-playbook` with its defaults (five hosts at a time, no pipelining), median of %(rounds)d rounds (lowest to highest), and the modules
+executed on each host. Hosts are Debian 12 containers with an nginx of five sites, reached by `docker exec`. The
+[plain playbook](https://github.com/seamless/tls_alpn/blob/main/tests/bench/play/plain.yml) follows acme.sh's wiki with `replace`, `blockinfile` and handlers;
+it neither keeps the client's address nor proves or undoes anything.
+
+%(table)s
+"""
+
+Rounds = list[dict[str, dict[str, float]]]
+CHECKS = {'nginx': 'nginx -t', 'haproxy': 'haproxy -c'}
+MODULES = {'nginx': 'nginx_alpn_stream', 'haproxy': 'haproxy_alpn_frontend'}
+RUNS = ('first run', 'no change')
+PLAYS = ('role', 'plain playbook')
+COLOURS = {'nginx': '#2a9d5c', 'HAProxy': '#3b76b8', 'Apache': '#c2473d'}
 
 
 def table(head: t.Sequence[str], rows: t.Sequence[t.Sequence[str]]) -> str:
@@ -54,37 +77,55 @@ def short(value: float) -> str:
     return '%.0f' % value if value >= 100 else '%.1f' % value
 
 
-def data_rows(figures: dict[str, dict[str, list[float]]]) -> list[list[str]]:
+def spread(values: t.Sequence[float]) -> str:
+    return '%s (%s-%s)' % (short(statistics.median(values)), short(min(values)), short(max(values)))
+
+
+def middle(rounds: Rounds, name: str, what: str, base: str | None = None) -> float:
+    """Give the median over the rounds, as a ratio to ``base`` in the same round where there is one."""
+    return statistics.median(one[name][what] / (one[base][what] if base else 1) for one in rounds)
+
+
+def data_page(result: dict[str, t.Any]) -> str:
+    figures, rates = result['data path'], result['requests a second']
     rows = []
     for label, measures in figures.items():
         base = figures['%s, no front' % label.partition(',')[0]]
-        row = [label]
-        for what, values in measures.items():
-            ratio = statistics.median(values) / statistics.median(base[what])
-            row.append('%s (%s-%s), %.2f' % (short(statistics.median(values)), short(min(values)), short(max(values)), ratio))
-        rows.append(row)
-    return rows
+        ratios = {what: statistics.median(values) / statistics.median(base[what]) for what, values in measures.items()}
+        row = [label, *('%s, %.2f' % (spread(values), ratios[what]) for what, values in measures.items())]
+        rows.append([*row, *('%.0f' % statistics.median(values) for values in rates[label].values())])
+    measures = list(next(iter(figures.values())))
+    units = ['kept-alive requests/s', 'new connections/s', '50 MB files/s']
+    return DATA % {'rounds': len(result['load averages']), 'table': table(['subject', *('%s, ratio' % what for what in measures), *units], rows)}
 
 
-def module_rows(figures: dict[str, list[dict[str, dict[str, float]]]]) -> list[list[str]]:
+def module_page(modules: dict[str, dict[str, Rounds]]) -> str:
     rows = []
-    for sites, rounds in figures.items():
-        for name in rounds[0]:
-            row = [sites, name]
-            for what in ('wall s', 'cpu s', 'peak MB'):
-                value = statistics.median(one[name][what] for one in rounds)
-                ratio = statistics.median(one[name][what] / one['nginx -t'][what] for one in rounds)
-                row.append('%s, %.1f' % ('%.0f' % value if what == 'peak MB' else '%.2f' % value, ratio))
+    for server, by_sites in modules.items():
+        for sites, rounds in by_sites.items():
+            for name in rounds[0]:
+                figures = ['%.2f, %.1f' % (middle(rounds, name, what), middle(rounds, name, what, CHECKS[server])) for what in ('wall s', 'cpu s')]
+                rows.append([MODULES[server], sites, name, *figures, '%.0f' % middle(rounds, name, 'peak MB')])
+    counts = '; '.join('%s: %d' % (sites, len(rounds)) for sites, rounds in next(iter(modules.values())).items())
+    head = ['module', 'virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB']
+    return MODULE % {'rounds': counts, 'table': table(head, rows)}
+
+
+def play_page(plays: dict[str, Rounds]) -> str:
+    rows = []
+    for hosts, rounds in plays.items():
+        for label in PLAYS:
+            row = [hosts, label]
+            for run in RUNS:
+                name = '%s, %s' % (label, run)
+                row += [spread([one[name]['wall s'] for one in rounds]), '%.0f' % rounds[0][name]['modules']]
             rows.append(row)
-    return rows
+    head = ['hosts', 'playbook', 'first run, s', 'modules a host', 'no change, s', 'modules a host']
+    return PLAY % {'rounds': len(next(iter(plays.values()))), 'table': table(head, rows)}
 
 
-def target_rows(figures: dict[str, dict[str, list[float]]], module: dict[str, list[dict[str, dict[str, float]]]]) -> list[list[str]]:
-    """Give what was aimed at, and what came out: the highest ratio over the measures, or over the virtual hosts."""
-
-    def worst(label: str, base: str) -> float:
-        return max(statistics.median(figures[label][what]) / statistics.median(values) for what, values in figures[base].items())
-
+def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[tuple[str, float, float]]:
+    """Give what was aimed at, and what came out: the highest ratio over the measures."""
     aims = [
         ('nginx, pass', 'nginx, no front', 1.03),
         ('nginx, proxy_protocol', "nginx, wiki's recipe", 1.0),
@@ -92,53 +133,100 @@ def target_rows(figures: dict[str, dict[str, list[float]]], module: dict[str, li
         ('HAProxy, abns', "HAProxy, wiki's recipe", 1.0),
         ('Apache, mod_md answers', 'Apache, no front', 1.0),
     ]
-    rows: list[tuple[str, float, float]] = [('%s / %s' % (label, base), aim, worst(label, base)) for label, base, aim in aims]
-    sites = max(module, key=int)
-    for name, aim in (('first run', 3.0), ('no change', 1.0)):
-        ratio = statistics.median(one[name]['wall s'] / one['nginx -t']['wall s'] for one in module[sites])
-        rows.append(('nginx_alpn_stream, %s, %s virtual hosts / nginx -t, wall' % (name, sites), aim, ratio))
-    return [[what, '%.2f' % aim, '%.2f' % ratio, 'yes' if round(ratio, 2) <= aim else '**no**'] for what, aim, ratio in rows]
+
+    def worst(label: str, base: str) -> float:
+        return max(statistics.median(figures[label][what]) / statistics.median(values) for what, values in figures[base].items())
+
+    return [('%s / %s: CPU, the worst of the three' % (label, base), aim, worst(label, base)) for label, base, aim in aims if label in figures]
 
 
-def draw(figures: dict[str, dict[str, list[float]]], path: pathlib.Path) -> None:
-    """Draw one panel per measure, one bar per subject, from the lowest to the highest round as the error bar."""
-    measures = list(next(iter(figures.values())))
-    colours = {'nginx': '#2a9d5c', 'HAProxy': '#3b76b8', 'Apache': '#c2473d'}
+def module_targets(server: str, by_sites: dict[str, Rounds]) -> list[tuple[str, float, float]]:
+    """Give the aims at the most virtual hosts. Linear: a CPU time for each (without the server's check) no higher there than with fewer, spread aside."""
+    module, check = MODULES[server], CHECKS[server]
+    sites = sorted(by_sites, key=int)
+    most = by_sites[sites[-1]]
+    rows = [
+        ('%s, %s, %s virtual hosts / %s: wall' % (module, run, sites[-1], check), aim, middle(most, run, 'wall s', check)) for run, aim in zip(RUNS, (3.0, 1.0))
+    ]
+    if len(sites) > 3:
+        low, mid, high = ((int(one), middle(by_sites[one], 'first run', 'own cpu s')) for one in sites[-3:])
+        growth = (high[1] - mid[1]) / (high[0] - mid[0]) / ((mid[1] - low[1]) / (mid[0] - low[0]))
+        span = '%d to %d / %d to %d' % (mid[0], high[0], low[0], mid[0])
+        rows.append(('%s, first run: own CPU for each further virtual host, %s' % (module, span), 1.2, growth))
+    rows.append(('%s, %s virtual hosts: peak MB' % (module, sites[-1]), 300, max(middle(most, name, 'peak MB') for name in most[0] if name != check)))
+    return rows
+
+
+def play_targets(plays: dict[str, Rounds]) -> list[tuple[str, float, float]]:
+    return [
+        ('role / plain playbook, no change, hosts: %s: wall' % hosts, 0.5, middle(rounds, 'role, no change', 'wall s', 'plain playbook, no change'))
+        for hosts, rounds in plays.items()
+    ]
+
+
+def draw(result: dict[str, t.Any], path: pathlib.Path) -> None:
+    """Draw one panel per measure of the data path with a bar per subject (error bars: lowest to highest round), below them one per module, and playbooks."""
+    figures, modules, plays = result['data path'], result['module'], result.get('play', {})
     pyplot.rcParams['svg.hashsalt'] = 'benchmarks'
-    figure, axes = pyplot.subplots(1, len(measures), figsize=(13, 4.6), sharey=True, layout='constrained')
-    labels = list(figures)
-    for axis, what in zip(axes, measures):
-        medians = [statistics.median(figures[label][what]) for label in labels]
-        spread = [
-            [median - min(figures[label][what]) for label, median in zip(labels, medians)],
-            [max(figures[label][what]) - median for label, median in zip(labels, medians)],
+    figure, (upper, lower) = pyplot.subplots(2, 3, figsize=(13, 9), layout='constrained')
+    for number, what in enumerate(next(iter(figures.values()), {})):
+        medians = [statistics.median(figures[label][what]) for label in figures]
+        spreads = [
+            [median - min(figures[label][what]) for label, median in zip(figures, medians)],
+            [max(figures[label][what]) - median for label, median in zip(figures, medians)],
         ]
-        axis.barh(labels, medians, xerr=spread, color=[colours[label.partition(',')[0]] for label in labels], ecolor='#444', capsize=2)
+        axis = upper[number]
+        axis.barh(list(figures), medians, xerr=spreads, color=[COLOURS[label.partition(',')[0]] for label in figures], ecolor='#444', capsize=2)
         axis.set_title('CPU ' + what)
+        axis.invert_yaxis()
+        if number:
+            axis.set_yticklabels([])
+    for axis, (server, by_sites) in zip(lower, modules.items()):
+        for name in next(iter(by_sites.values()))[0]:
+            style = {'color': '#444', 'linestyle': '--'} if name == CHECKS[server] else {}
+            axis.loglog([int(one) for one in by_sites], [middle(rounds, name, 'wall s') for rounds in by_sites.values()], marker='o', label=name, **style)
+        axis.set_title(MODULES[server])
+        axis.set_xlabel('virtual hosts')
+        axis.set_ylabel('wall s')
+        axis.legend()
+    for number, (label, run) in enumerate((label, run) for run in RUNS for label in PLAYS):
+        heights = [middle(rounds, '%s, %s' % (label, run), 'wall s') for rounds in plays.values()]
+        style = {'color': COLOURS['nginx'] if label == 'role' else '#888', 'hatch': '//' if run == 'first run' else ''}
+        lower[2].bar([place + (number - 1.5) * 0.2 for place in range(len(plays))], heights, 0.19, label='%s, %s' % (label, run), **style)
+    lower[2].set_xticks(range(len(plays)), ['%s host%s' % (hosts, '' if hosts == '1' else 's') for hosts in plays])
+    lower[2].set_title('ansible-playbook')
+    lower[2].set_ylabel('wall s')
+    lower[2].legend(loc='upper left')
+    for axis in (*upper, *lower):
         axis.spines[['top', 'right']].set_visible(False)
-    axes[0].invert_yaxis()
+        axis.set_visible(axis.has_data())
     figure.savefig(path, metadata={'Date': None})
 
 
 def main() -> None:
     source, page, picture = (pathlib.Path(word) for word in sys.argv[1:])
     result = json.loads(source.read_text())
-    figures = result['data path']
-    draw(figures, picture)
-    page.write_text(
-        PAGE
-        % {
-            **result['machine'],
-            'command': 'make bench',
-            'servers': '\n- '.join(result['machine']['servers']),
-            'load': '%.1f to %.1f' % (min(result['load averages']), max(result['load averages'])),
-            'picture': picture.name,
-            'rounds': len(result['load averages']),
-            'data': table(['subject', *(what + ', ratio' for what in next(iter(figures.values())))], data_rows(figures)),
-            'targets': table(['what', 'aim, at most', 'highest ratio measured', 'met'], target_rows(figures, result['module'])),
-            'module': table(['virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB, ratio'], module_rows(result['module'])),
-        }
-    )
+    draw(result, picture)
+    aims, pages = [], []
+    if result['data path']:
+        aims += data_targets(result['data path'])
+        pages.append(data_page(result))
+    for server, by_sites in result['module'].items():
+        aims += module_targets(server, by_sites)
+    pages.append(module_page(result['module']))
+    if 'play' in result:
+        aims += play_targets(result['play'])
+        pages.append(play_page(result['play']))
+    rows = [[what, '%g' % aim, '%.2f' % found if aim < 100 else '%.0f' % found, 'yes' if round(found, 2) <= aim else '**no**'] for what, aim, found in aims]
+    loads = result['load averages'] or [0]
+    head = PAGE % {
+        **result['machine'],
+        'servers': '\n- '.join(result['machine']['servers']),
+        'load': '%.1f to %.1f' % (min(loads), max(loads)),
+        'picture': picture.name,
+        'targets': table(['what', 'aim, at most', 'measured', 'met'], rows),
+    }
+    page.write_text(head + ''.join(pages))
 
 
 if __name__ == '__main__':
