@@ -15,12 +15,12 @@ export ANSIBLE_HOME := $(CACHE)/ansible
 
 SPHINX := $(CACHE)/docs-venv
 
-.PHONY: docs bench bench-quick demo test lint unit sanity integration molecule packages venv checkout deps install build clean
+.PHONY: docs bench bench-quick prove prove-quick demo test lint unit sanity integration installed molecule packages venv checkout deps install build clean
 
 demo: venv checkout
 	$(BIN)/python demo/demo.py
 
-test: packages lint unit sanity integration molecule
+test: packages lint unit sanity integration installed molecule
 
 packages:
 	.ci/packages.sh
@@ -54,27 +54,22 @@ install: build
 	rm -rf $(CACHE)/installed
 	ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed $(BIN)/ansible-galaxy collection install --offline --force -p $(CACHE)/installed $(CACHE)/dist/*.tar.gz
 
-lint: venv checkout deps packages
-	ruff check .
-	ruff format --check .
-	MYPYPATH=$(CACHE) mypy $(CACHE)/ansible_collections/seamless/tls_alpn/plugins/module_utils
-	yamllint -s .
-	ansible-lint
-	antsibull-docs lint-collection-docs --plugin-docs --skip-rstcheck --validate-collection-refs=self .
-	antsibull-changelog lint
-	if command -v shellcheck >/dev/null; then shellcheck .ci/run .ci/*.sh; fi
+# What these do is in antsibull-nox.toml and noxfile.py; a session whose Python is not here is named as skipped at the end. (Without CI, lint formats.)
+lint: venv build packages
+	CI=true nox --session lint docs-check extra-checks ansible-lint typing changelog galaxy
 
-unit: venv checkout
-	PYTHONPATH=$(CACHE) pytest -q -n 2 tests/unit
+unit: venv
+	nox --session units-2.19 units-2.21
 
-sanity: venv
-	.ci/tree.sh $(TREE)
-	.ci/seed-pip.sh $(BIN)/python
-	cd $(TREE)/ansible_collections/seamless/tls_alpn && PATH=$(BIN):/usr/bin:/bin:/usr/sbin:/sbin \
-		$(BIN)/ansible-test sanity --venv --python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])') --color no </dev/null
+sanity: venv packages
+	nox --session sanity-2.19 sanity-2.21
+
+installed: venv build
+	nox --session installed
 
 integration: venv install packages
 	PYTHONPATH=$(CACHE)/installed ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed pytest -q -rs -n 2 tests/integration
+	nox --session integration-2.19
 
 molecule: venv install deps packages
 	@rc=0; ANSIBLE_COLLECTIONS_PATH=$(CACHE)/installed:$(CACHE)/deps .ci/with-docker.sh .ci/molecule.sh $(SCENARIOS) || rc=$$?; \
@@ -84,7 +79,7 @@ molecule: venv install deps packages
 docs: $(SPHINX)/stamp checkout
 	rm -rf $(CACHE)/docs
 	mkdir -p $(CACHE)/docs/source/reference
-	cp --parents docs/*.md docs/benchmarks.json docs/benchmarks.svg roles/*/README.md CHANGELOG.md CONTRIBUTING.md $(CACHE)/docs/source
+	cp --parents docs/*.md docs/*.json docs/*.svg roles/*/README.md CHANGELOG.md CONTRIBUTING.md $(CACHE)/docs/source
 	PATH=$(SPHINX)/bin:$(PATH) antsibull-docs collection --use-current --squash-hierarchy --fail-on-error \
 		--no-add-antsibull-docs-version --dest-dir $(CACHE)/docs/source/reference seamless.tls_alpn
 	$(SPHINX)/bin/sphinx-build -W --keep-going -q -c docs $(CACHE)/docs/source $(CACHE)/docs/html
@@ -96,21 +91,40 @@ $(SPHINX)/stamp: docs/requirements.txt
 	$(SPHINX)/bin/pip install -qq -r docs/requirements.txt
 	touch $@
 
-# What the front and the module cost, measured here (root, two cores): docs/benchmarks.md; bench-quick writes to .cache instead.
+# What the front, the modules and the role cost, measured here (root, Docker, two cores): docs/benchmarks.md. bench-quick writes to .cache instead, needs neither
+# root nor Docker, and measures what is there.
+BENCH := PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench
 bench: RESULT = docs/benchmarks
-bench: BENCH_DATA = --rounds 5 --scale 0.5
-bench: BENCH_SITES = --rounds 3 --sites 10 100 1000
+bench: venv checkout deps $(CACHE)/bench-venv/stamp
+	.ci/packages.sh apache2-utils sslh uacme
+	$(BENCH)/data_path.py --rounds 5 --scale 0.5 --result $(RESULT).json
+	$(BENCH)/module_scale.py --rounds 3 --sites 10 100 1000 10000 --result $(RESULT).json
+	.ci/with-docker.sh $(SHELL) -c '.ci/image.sh bookworm $(CACHE)/images && $(BENCH)/play.py --rounds 3 --hosts 1 5 20 --result $(RESULT).json'
+	$(CACHE)/bench-venv/bin/python tests/bench/report.py $(RESULT).json $(RESULT).md $(RESULT).svg
+
 bench-quick: RESULT = $(CACHE)/benchmarks
-bench-quick: BENCH_DATA = --rounds 1 --scale 0.05
-bench-quick: BENCH_SITES = --rounds 1 --sites 10 100
-bench bench-quick: venv checkout packages $(CACHE)/bench-venv/stamp
-	PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench/data_path.py $(BENCH_DATA) --result $(RESULT).json
-	PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench/module_scale.py $(BENCH_SITES) --result $(RESULT).json
+bench-quick: venv checkout $(CACHE)/bench-venv/stamp
+	$(BENCH)/data_path.py --rounds 1 --scale 0.05 --result $(RESULT).json
+	$(BENCH)/module_scale.py --rounds 1 --sites 10 100 1000 --result $(RESULT).json
 	$(CACHE)/bench-venv/bin/python tests/bench/report.py $(RESULT).json $(RESULT).md $(RESULT).svg
 
 $(CACHE)/bench-venv/stamp: tests/bench/requirements.txt
 	$(PYTHON) -m venv --clear $(CACHE)/bench-venv
 	$(CACHE)/bench-venv/bin/pip install -qq -r tests/bench/requirements.txt
+	touch $@
+
+# Every connection accounted for, through all that the roles do (with root also from 50 ms away): docs/no-failed-connection.md; prove-quick writes to .cache.
+prove: PAGE = docs/no-failed-connection
+prove-quick: PAGE = $(CACHE)/no-failed-connection
+prove-quick: PROVE = --connections 2000 --reloads 3 --handoffs 1 --loopback
+prove prove-quick: venv install packages $(CACHE)/prove-venv/stamp
+	PYTHONPATH=$(CACHE)/installed:tests/integration:tests/bench $(BIN)/python tests/prove/prove.py $(PROVE) \
+		--clients $(CACHE)/prove-venv/bin/python --result $(CACHE)/prove.json
+	$(BIN)/python tests/prove/report.py $(CACHE)/prove.json $(PAGE).md $(PAGE).json
+
+$(CACHE)/prove-venv/stamp: tests/prove/requirements.txt
+	$(PYTHON) -m venv --clear $(CACHE)/prove-venv
+	$(CACHE)/prove-venv/bin/pip install -qq -r tests/prove/requirements.txt
 	touch $@
 
 clean:
