@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CACHE)/ansible
 
 SPHINX := $(CACHE)/docs-venv
 
-.PHONY: docs bench bench-quick prove prove-quick demo test lint unit sanity integration installed molecule packages venv checkout deps install build clean
+.PHONY: docs bench bench-quick prove prove-quick faults fuzz demo test lint unit sanity integration installed molecule packages venv checkout deps install build clean
 
 demo: venv checkout
 	$(BIN)/python demo/demo.py
@@ -125,6 +125,26 @@ prove prove-quick: venv install packages $(CACHE)/prove-venv/stamp
 $(CACHE)/prove-venv/stamp: tests/prove/requirements.txt
 	$(PYTHON) -m venv --clear $(CACHE)/prove-venv
 	$(CACHE)/prove-venv/bin/pip install -qq -r tests/prove/requirements.txt
+	touch $@
+
+# A fault at every step of every module, and every state that a power loss may leave (make test takes every 13th step): docs/reliability.md.
+faults: venv install packages
+	rm -rf $(CACHE)/faults
+	mkdir -p $(CACHE)/faults
+	PYTHONPATH=$(CACHE)/installed FAULTS_REPORT=$(CACHE)/faults STRIDE=1 pytest -q -n 4 tests/integration/test_every_step.py tests/integration/test_power_loss.py
+	$(BIN)/python tests/integration/report_faults.py $(CACHE)/faults
+
+# Ever new input for the readers and editors, for MINUTES in all; what breaks one belongs into tests/fuzz/found.
+MINUTES ?= 30
+PROPERTIES := nginx haproxy apache settings spans records
+fuzz: checkout $(CACHE)/fuzz-venv/stamp
+	mkdir -p $(CACHE)/fuzz
+	for property in $(PROPERTIES); do PYTHONPATH=$(CACHE) nice $(CACHE)/fuzz-venv/bin/python tests/fuzz/fuzz.py $$property $(CACHE)/fuzz \
+		-max_len=2000 -max_total_time=$$(($(MINUTES) * 60 / $(words $(PROPERTIES)))) || exit 1; done
+
+$(CACHE)/fuzz-venv/stamp: tests/fuzz/requirements.txt
+	$(PYTHON) -m venv --clear $(CACHE)/fuzz-venv
+	$(CACHE)/fuzz-venv/bin/pip install -qq -r tests/fuzz/requirements.txt
 	touch $@
 
 clean:

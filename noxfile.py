@@ -54,11 +54,12 @@ for _core, _python in CORES.items():
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """mypy, strict, on what modules share."""
+    """mypy, strict, on what modules share and on the responder."""
     session.install('mypy', 'ansible-core', 'crossplane')
     collections = prepare_collections(session, install_in_site_packages=False)
     assert collections is not None
-    session.run('mypy', str(collections.current_path / 'plugins' / 'module_utils'), env={'MYPYPATH': str(collections.current_place)})
+    targets = [str(collections.current_path / path) for path in ('plugins/module_utils', 'roles/apache/files')]
+    session.run('mypy', *targets, env={'MYPYPATH': str(collections.current_place)})
 
 
 @nox.session

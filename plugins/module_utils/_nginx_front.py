@@ -218,7 +218,7 @@ class _Settings:
 
 
 def _is_listen(place: Place, port: int) -> Address | None:
-    if len(place.statement.words) < 2 or place.context[-1:] != ('server',):
+    if len(place.statement.words) < 2 or place.statement.block is not None or place.context[-1:] != ('server',):
         return None
     if {'quic', 'udp'} & set(place.statement.arguments[1:]):  # UDP stays where it is
         return None
@@ -333,7 +333,7 @@ def _directive(place: Place, data: bytes, backend: str, add: str, extras: str) -
     if add and add not in statement.arguments:
         edits.append(_spans.Edit(statement.words[-1].end, statement.words[-1].end, b' ' + add.encode()))
     shifted = [_spans.Edit(edit.begin - statement.begin, edit.end - statement.begin, edit.text) for edit in edits]
-    return _spans.apply(data[statement.begin : statement.end], shifted) + extras.encode()
+    return _spans.apply(data[statement.begin : statement.end], shifted) + extras.encode('utf-8', 'surrogateescape')
 
 
 def _extras(blocks: tuple[Statement, ...], settings: _Settings, handoff: str, port: int, can: Abilities) -> str:
@@ -366,12 +366,12 @@ def _load_module(config: Config, can: Abilities) -> str | None:
 
 
 def _main_edits(config: Config, main: str, stream: Place | None, can: Abilities) -> list[tuple[str, _spans.Edit]]:
-    include = ('include %s;' % _quoted(front_path(main))).encode()
+    include = os.fsencode('include %s;' % _quoted(front_path(main)))
     edits = []
     if _load_module(config, can) is not None:
         # Modules are counted at the first block; later is too late (ngx_module.c).
         first = config.statements(main)[0].begin
-        edits.append((main, _spans.Edit(first, first, b'load_module %s;' % _quoted(str(can.stream_module)).encode() + _spans.newline_of(config.data[main]))))
+        edits.append((main, _spans.Edit(first, first, b'load_module %s;' % os.fsencode(_quoted(str(can.stream_module))) + _spans.newline_of(config.data[main]))))
     if stream is None:
         data = config.data[main]
         newline = _spans.newline_of(data)

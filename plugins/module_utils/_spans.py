@@ -114,7 +114,7 @@ def read_records(data: bytes) -> list[Record]:
     for record in records:
         position = 0
         for offset, before, dummy in record.edits:
-            if type(offset) is not int or offset < position:
+            if not isinstance(offset, int) or isinstance(offset, bool) or offset < position:
                 raise ValueError('edits overlap at %r' % (offset,))
             position = offset + len(before)
         if not isinstance(record.path, str) or not isinstance(record.sha256, str) or '\0' in record.path:

@@ -19,7 +19,7 @@ import harness
 import pytest
 from apache_site import BINARY, ApacheSite
 
-SOURCE = harness.HERE.parents[1] / 'plugins' / 'module_utils' / '_apache_responder.py'
+SOURCE = harness.HERE.parents[1] / 'roles' / 'apache' / 'files' / 'responder.py'
 DIGEST = bytes(range(32)).hex()
 
 pytestmark = pytest.mark.skipif(not pathlib.Path(BINARY).exists(), reason='Debian package apache2 is not installed')

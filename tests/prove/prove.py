@@ -151,7 +151,7 @@ class Apache:
     def challenge(self) -> t.Iterator[str]:
         with self._host.challenge(NAME) as process:
             self._host.await_served(NAME, process)
-            yield harness.fingerprint(next((self._host.challenges / NAME).glob('acme-*-pubcert*')))
+            yield harness.fingerprint(sorted((self._host.challenges / NAME).glob('acme-*-pubcert*'))[0])
 
 
 SERVERS = {server.label: server for server in (Nginx, Haproxy, Apache)}

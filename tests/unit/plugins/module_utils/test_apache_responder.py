@@ -7,11 +7,18 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
+import pathlib
 
 import pytest
-from ansible_collections.seamless.tls_alpn.plugins.module_utils import _apache_responder as responder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+SOURCE = pathlib.Path(__file__).parents[4] / 'roles' / 'apache' / 'files' / 'responder.py'
+spec = importlib.util.spec_from_file_location('responder', SOURCE)
+assert spec is not None and spec.loader is not None
+responder = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(responder)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import pathlib
 import typing as t
 
-import fuzzing
 import pytest
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _acme_sh, _apache_config, _nginx_config, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _haproxy_config as hc
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
+from ansible_collections.seamless.tls_alpn.tests.unit.plugins.module_utils import fuzzing
 
 FOUND = sorted((pathlib.Path(__file__).parents[3] / 'fuzz' / 'found').glob('*/*'))
 SIZE = 500_000
