@@ -371,7 +371,8 @@ def _main_edits(config: Config, main: str, stream: Place | None, can: Abilities)
     if _load_module(config, can) is not None:
         # Modules are counted at the first block; later is too late (ngx_module.c).
         first = config.statements(main)[0].begin
-        edits.append((main, _spans.Edit(first, first, b'load_module %s;' % os.fsencode(_quoted(str(can.stream_module))) + _spans.newline_of(config.data[main]))))
+        load = os.fsencode('load_module %s;' % _quoted(str(can.stream_module)))
+        edits.append((main, _spans.Edit(first, first, load + _spans.newline_of(config.data[main]))))
     if stream is None:
         data = config.data[main]
         newline = _spans.newline_of(data)
