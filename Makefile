@@ -127,7 +127,7 @@ $(CACHE)/prove-venv/stamp: tests/prove/requirements.txt
 	$(CACHE)/prove-venv/bin/pip install -qq -r tests/prove/requirements.txt
 	touch $@
 
-# A fault at every step of every module, and every state that a power loss may leave (make test takes every 13th step): docs/reliability.md.
+# A fault at every step of every module, and every state that a power loss may leave (make test takes every 23rd step): docs/reliability.md.
 faults: venv install packages
 	rm -rf $(CACHE)/faults
 	mkdir -p $(CACHE)/faults

@@ -1,10 +1,11 @@
 """Try ever new input on one of the properties of the readers and editors, guided by coverage: fuzz.py PROPERTY DIRECTORY [libFuzzer's options]
 
-The input that breaks it is left in DIRECTORY/PROPERTY.crash-…, to be kept in tests/fuzz/found/PROPERTY, where the unit tests find it.
+The input that breaks it is left in DIRECTORY/PROPERTY.crash-…, to be kept in tests/fuzz/found/PROPERTY (as base64), where the unit tests find it.
 """
 
 from __future__ import annotations
 
+import base64
 import pathlib
 import sys
 
@@ -21,7 +22,8 @@ def main() -> None:
     name, directory, *options = sys.argv[1:]
     corpus = pathlib.Path(directory, name)
     corpus.mkdir(parents=True, exist_ok=True)
-    known = [path.read_bytes() for path in [*(TESTS / 'corpus' / name).rglob('*'), *(TESTS / 'fuzz' / 'found' / name).glob('*')] if path.is_file()]
+    known = [path.read_bytes() for path in (TESTS / 'corpus' / name).rglob('*') if path.is_file()]
+    known += [base64.b64decode(path.read_bytes()) for path in (TESTS / 'fuzz' / 'found' / name).glob('*')]
     for number, seed in enumerate([*fuzzing.SEEDS[name], *known]):
         (corpus / ('seed-%d' % number)).write_bytes(seed)
     dictionary = pathlib.Path(__file__).with_name(name + '.dict')

@@ -1,6 +1,6 @@
 """Every step of every module fails, or is its last: the site answers, the files are all old or all new or have a journal, the next run converges.
 
-Every STRIDE-th step of those that there are (default 13; `make faults` takes each).
+Every STRIDE-th step of those that there are (default 23; `make faults` takes each).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 import steps
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Transaction
 
-STRIDE = int(os.environ.get('STRIDE', '13'))
+STRIDE = int(os.environ.get('STRIDE', '23'))
 REPORT = os.environ.get('FAULTS_REPORT')  # a directory for what was counted
 KINDS = {'kill': None, 'EIO': None, 'EIO+': steps.FILES, 'ENOSPC+': steps.TAKES_ROOM}  # at which steps each makes a difference
 SERVERS = {

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import base64
 import pathlib
 import typing as t
 
@@ -21,7 +22,7 @@ SIZE = 500_000
 
 @pytest.mark.parametrize('path', FOUND, ids=lambda path: '%s-%s' % (path.parent.name, path.name))
 def test_found(path: pathlib.Path) -> None:
-    fuzzing.PROPERTIES[path.parent.name](path.read_bytes())
+    fuzzing.PROPERTIES[path.parent.name](base64.b64decode(path.read_bytes()))
 
 
 @pytest.mark.parametrize(('name', 'number'), [(name, number) for name, seeds in fuzzing.SEEDS.items() for number in range(len(seeds))])
