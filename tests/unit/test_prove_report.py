@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
-import runpy
 import typing as t
 
-SUMMARY = runpy.run_path(str(pathlib.Path(__file__).parents[1] / 'prove' / 'report.py'))['summary']
+spec = importlib.util.spec_from_file_location('report', pathlib.Path(__file__).parents[1] / 'prove' / 'report.py')
+assert spec is not None and spec.loader is not None
+report = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(report)
 
 
 def step(begin: int, part: str, kind: str, reloads: str) -> dict[str, t.Any]:
@@ -31,7 +34,7 @@ def causes(*failures: tuple[float, float, str, str, str]) -> list[tuple[str, str
     """Give the state and the cause of each failure (since, at, kind, point, error)."""
     names = ('since', 'at', 'kind', 'stage', 'error')
     listed = [{'network': 'loopback', **dict(zip(names, failure))} for failure in failures]
-    groups = SUMMARY({'steps': STEPS, 'made': 60, 'counts': {}, 'failures': listed})['failures']
+    groups = report.summary({'steps': STEPS, 'made': 60, 'counts': {}, 'failures': listed})['failures']
     return [(group[0], group[6]) for group in groups]
 
 
