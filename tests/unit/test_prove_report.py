@@ -58,5 +58,5 @@ def test_a_client_that_waited_in_vain_waited_through_a_change() -> None:
 
 
 def test_every_connection_is_counted_in_one_state() -> None:
-    parts = SUMMARY({'steps': STEPS, 'made': 60, 'counts': {}, 'failures': []})['parts']
+    parts = report.summary({'steps': STEPS, 'made': 60, 'counts': {}, 'failures': []})['parts']
     assert {part: count['made'] for part, count in parts.items()} == {'no front': 10, 'pass': 30, 'plain': 20}
