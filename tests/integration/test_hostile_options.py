@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 import typing as t
 
-import apache_site
-import haproxy_site
 import harness
-import nginx_site
 import pytest
+from servers import SERVERS, site_of
 
-SITES = {
-    'nginx_alpn_stream': (nginx_site.NginxSite, nginx_site.BINARY),
-    'haproxy_alpn_frontend': (haproxy_site.HaproxySite, haproxy_site.BINARY),
-    'apache_alpn_responder': (apache_site.ApacheSite, apache_site.BINARY),
-}
 HOSTS = ['x; }', '127.0.0.1 {', '127.0.0.1;', '127.0.0.1\n', '127.0.0.1\n}', 'unix:/run/x', '/run/x', '', '$(touch x)', '"', '127.0.0.1 #']
 NAMES = ['a b', 'a\n', 'a\nbackend b', 'a #', 'a"', '', 'a;b', '${HOME}']
 PORTS = [0, -1, 65536, 2**31, 10**30]
@@ -43,17 +35,11 @@ VALUES = {
 }
 
 
-@pytest.fixture(scope='module', params=SITES)
+@pytest.fixture(scope='module', params=SERVERS)
 def site(request: pytest.FixtureRequest) -> t.Iterator[tuple[str, t.Any]]:
-    kind, binary = SITES[request.param]
-    if not os.path.exists(binary):
-        pytest.skip('%s is not installed' % binary)
-    one = kind(pathlib.Path(tempfile.mkdtemp(prefix='seamless-options-')))
-    try:
+    with site_of(request.param) as one:
         one.start()
         yield request.param, one
-    finally:
-        one.remove()
 
 
 def test_value_is_refused(site: tuple[str, t.Any]) -> None:
@@ -73,14 +59,11 @@ def test_value_is_refused(site: tuple[str, t.Any]) -> None:
 @pytest.mark.parametrize('port', PORTS)
 def test_handoff_port_is_refused(port: int) -> None:
     """HAProxy's, where the handoff has one."""
-    one = haproxy_site.HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-options-')))
-    try:
+    with site_of('haproxy_alpn_frontend') as one:
         one.start()
         before = one.picture()
         assert 'backend_port' in one.run(handoff='plain', backend_port=port).message
         assert one.picture() == before
-    finally:
-        one.remove()
 
 
 CERTIFICATE = {'domains': ['a.example'], 'install': {'key': '/nowhere/key'}, 'reload': 'true', 'server': 'https://ca.example/'}
