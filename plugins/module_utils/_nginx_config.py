@@ -34,7 +34,7 @@ SOCKET_OPTIONS = re.compile(r'(?:(?:setfib|fastopen|backlog|rcvbuf|sndbuf|accept
 # A word is quoted or bare; in a bare one `\` takes the next byte along and `${` opens no block (ngx_conf_file.c, ngx_conf_read_token).
 # Each token takes the blanks behind it along.
 _TOKEN = re.compile(
-    rb'(?:(?P<comment>#[^\n]*)|(?P<mark>[;{}])|(?P<quoted>"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')|(?P<bare>(?:\\.|\$\{|[^ \t\r\n;{\\])+))[ \t\r\n]*',
+    rb'(?:(?P<comment>#[^\n]*)|(?P<mark>[;{}])|(?P<quoted>"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')|(?P<bare>(?:[^ \t\r\n;{\\$]+|\\.|\$\{?)+))[ \t\r\n]*',
     re.S,
 )
 _BLANK = re.compile(rb'[ \t\r\n]*')
@@ -90,6 +90,7 @@ class Place(t.NamedTuple):
         return '%s:%d' % (self.path, self.statement.line)
 
 
+@functools.lru_cache(maxsize=10000)  # most words are everywhere the same
 def _value(raw: bytes, quoted: bool) -> str:
     raw = raw[1:-1] if quoted else raw
     if b'\\' in raw:
@@ -185,6 +186,7 @@ class Address(t.NamedTuple):
         return self.port <= port <= self.last
 
 
+@functools.lru_cache(maxsize=1000)
 def parse_address(word: str) -> Address | None:
     """Read the address of an http `listen` (ngx_inet.c, ngx_parse_url); None for a unix socket or what is no address."""
     match = re.fullmatch(r'(?:(?P<host>\[[^\]]+\]|[^:\[\]]+):)?(?P<port>\d+)(?:-(?P<last>\d+))?|(?P<alone>\[[^\]]+\]|[^:\[\]/]+)', word)

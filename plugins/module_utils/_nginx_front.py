@@ -204,16 +204,18 @@ class _Settings:
     """What is set directly in each block, found through includes."""
 
     def __init__(self, config: Config, names: t.Collection[str]) -> None:
-        self._found: dict[tuple[tuple[int, ...], str], list[Place]] = {}
+        self._found: dict[str, dict[tuple[int, ...], list[Place]]] = {}
         for place in config.places(*names):
-            self._found.setdefault((tuple(map(id, place.blocks)), place.statement.name), []).append(place)
+            self._found.setdefault(place.statement.name, {}).setdefault(tuple(map(id, place.blocks)), []).append(place)
 
     def own(self, blocks: tuple[Statement, ...], name: str) -> list[Place]:
         """Give what is set in the innermost of ``blocks``."""
-        return self._found.get((tuple(map(id, blocks)), name), [])
+        return self._found[name].get(tuple(map(id, blocks)), []) if name in self._found else []
 
     def effective(self, blocks: tuple[Statement, ...], name: str) -> list[Place]:
         """Give what holds there: set in the block itself, or inherited."""
+        if name not in self._found:
+            return []
         return next((own for own in (self.own(blocks[:depth], name) for depth in range(len(blocks), -1, -1)) if own), [])
 
 

@@ -95,9 +95,10 @@ class NginxServer:
         """
         copies: list[str] = []
         try:
+            view = self._view(self._main, staged, copies)
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 confirmed = None if self._confirmed else pool.submit(confirm, self._current)
-                self.test(self._view(self._main, staged, copies))
+                self.test(view)
             if confirmed is not None:
                 confirmed.result()
                 self._confirmed = True
