@@ -27,6 +27,9 @@ _SPACE = b' \t\r\v\f'
 _VARIABLE = re.compile(rb'\$(?:\{(?P<braced>\.?\w+)(?P<list>\[\*\])?(?:-(?P<default>[^}]*))?\}|(?P<plain>\.?\w+))')
 # What stands for itself: outside of quotes, inside of weak ones, inside of strong ones.
 _RUN = {b'': re.compile(rb'[^ \t\r\v\f"\'#\\]+'), b'"': re.compile(rb'[^"\\$]+'), b"'": re.compile(rb"[^']+")}
+# Most lines have words that stand for themselves and nothing else.
+_PLAIN = re.compile(rb'[^"\'#\\]*')
+_BARE = re.compile(rb'[^ \t\r\v\f]+')
 _CONDITIONS = 1000  # more than these around one line, or branches of one, are no configuration, but would take the square of their number
 _ESCAPED = {b'n': b'\n', b'r': b'\r', b't': b'\t'}
 _TIME = re.compile(r'(\d+)(us|ms|s|m|h|d)?\Z')
@@ -120,6 +123,8 @@ def _expand(match: re.Match[bytes], environ: t.Mapping[str, str]) -> bytes:
 
 def split(data: bytes, begin: int, end: int, environ: t.Mapping[str, str]) -> list[Word]:
     """Give the words of the line ``data[begin:end]`` (Manual 2.2 and 2.3; tools.c, parse_line); raise ValueError for an open quote."""
+    if _PLAIN.fullmatch(data, begin, end):
+        return [Word(match[0].decode('utf-8', 'surrogateescape'), match.start(), match.end()) for match in _BARE.finditer(data, begin, end)]
     words: list[Word] = []
     position, closed = begin, data.rfind(b'}', begin, end)
     while position < end:

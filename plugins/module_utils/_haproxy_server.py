@@ -208,6 +208,8 @@ class HaproxyServer:
                 argv += ['-f', copy] if copy is not None else []
         code, out, err = self._run(argv, **self._surroundings())
         if code:
+            if staged:
+                self.check({})  # if that is refused already, it is that what has to be told
             message = (err or out).strip()
             for path, copy in staged.items():
                 message = message.replace(copy or path, path)

@@ -212,7 +212,6 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         environ = _haproxy_server.environment(process)
         config = _haproxy_config.read(paths, environ)
         server = _haproxy_server.HaproxyServer(command, binary, process, config, params['reload'])
-        server.check({})
         reloads = process is not None and params['reload'] != 'none'
         responder = (params['acme_host'], params['acme_port'])
         present = params['state'] == 'present'
@@ -222,7 +221,11 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             raise Failed(capability['tls_alpn']['reason'])
         handoff = params['handoff'] if params['handoff'] != 'auto' else capability['tls_alpn']['recommended'] or 'plain'
         wishes = _haproxy_front.Wishes(*[handoff if name == 'handoff' else params[name] for name in _haproxy_front.Wishes._fields])
-        decision = _haproxy_front.decide(config, params['state'], wishes, environ)
+        try:
+            decision = _haproxy_front.decide(config, params['state'], wishes, environ)
+        except Failed:
+            server.check({})  # HAProxy says better what is wrong with its configuration
+            raise
         server.refuse_taken(decision.original, decision.handoffs)
         server.drain_time = decision.drain
         steps = decision.stages if reloads else decision.stages[-1:]
@@ -239,7 +242,9 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         stages = [Stage(files, _haproxy_server.Expect(before, to, renewed)) for files, to in zip(steps, expected)]
 
         # Act
-        if stages and not module.check_mode:
+        if stages and module.check_mode:
+            server.check({})
+        elif stages:
             transaction.change(stages, server)
 
         # Report

@@ -11,40 +11,32 @@ import json
 import os
 import pathlib
 import signal
-import tempfile
 import typing as t
 
-import apache_site
-import haproxy_site
 import harness
-import nginx_site
 import pytest
 import steps
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Transaction
+from servers import SERVERS, site_of
 
 STRIDE = int(os.environ.get('STRIDE', '23'))
 REPORT = os.environ.get('FAULTS_REPORT')  # a directory for what was counted
 KINDS = {'kill': None, 'EIO': None, 'EIO+': steps.FILES, 'ENOSPC+': steps.TAKES_ROOM}  # at which steps each makes a difference
-SERVERS = {
-    'nginx': (nginx_site.NginxSite, nginx_site.BINARY, 'nginx_alpn_stream', {}),
-    'haproxy': (haproxy_site.HaproxySite, haproxy_site.BINARY, 'haproxy_alpn_frontend', {}),
-    'apache': (apache_site.ApacheSite, apache_site.BINARY, 'apache_alpn_responder', {}),
-}
 
 
 class Bench:
     """A server that serves, and its module with a fault in it."""
 
-    def __init__(self, server: str) -> None:
-        kind, dummy, self._module, self._more = SERVERS[server]
-        self.site = kind(pathlib.Path(tempfile.mkdtemp(prefix='seamless-%s-' % server)))
-        self._log = self.site.root / 'steps'
-        self.site.start()
+    def __init__(self, module: str, site: t.Any) -> None:
+        self._module = module
+        self.site = site
+        self._log = site.root / 'steps'
+        site.start()
 
     def run(self, state: str, fault: str = '') -> tuple[harness.Result, list[str]]:
         """Run the module; give what it said, and the kinds of the steps that it made."""
         self._log.unlink(missing_ok=True)
-        result = harness.run_module(self._module, self.site.arguments(state=state, **self._more), self.site.root, FAULT=fault, STEPS=str(self._log))
+        result = harness.run_module(self._module, self.site.arguments(state=state), self.site.root, FAULT=fault, STEPS=str(self._log))
         return result, [line.split('\t')[1] for line in self._log.read_text().splitlines()]
 
     def visible(self) -> dict[str, tuple[bytes, int]]:
@@ -63,19 +55,14 @@ class Bench:
 
 @pytest.fixture(params=SERVERS)
 def bench(request: pytest.FixtureRequest) -> t.Iterator[tuple[str, Bench]]:
-    if not os.path.exists(SERVERS[request.param][1]):
-        pytest.skip('%s is not installed' % request.param)
-    one = Bench(request.param)
-    try:
-        yield request.param, one
-    finally:
-        one.site.remove()
+    with site_of(request.param) as site:
+        yield request.param, Bench(request.param, site)
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_fault_at_every_step(bench: tuple[str, Bench], kind: str) -> None:
     """In turn of `present` and of `absent`, each followed by a run that nothing happens to."""
-    server, one = bench
+    module, one = bench
     pictures, made = {'absent': one.visible()}, {}
     for state in ('present', 'absent', 'present', 'absent'):  # the first runs make a few files more, which stay
         result, made[state] = one.run(state)
@@ -102,4 +89,4 @@ def test_fault_at_every_step(bench: tuple[str, Bench], kind: str) -> None:
             counts['hidden files left'] += len(one.hidden())
     assert counts['injected'] and not counts['hidden files left'], counts
     if REPORT:
-        pathlib.Path(REPORT, '%s-%s.json' % (server, kind)).write_text(json.dumps(counts))
+        pathlib.Path(REPORT, '%s-%s.json' % (module, kind)).write_text(json.dumps(counts))

@@ -43,6 +43,17 @@ def test_broken_before(site: HaproxySite) -> None:
     as_before(site, before)
 
 
+def test_broken_behind_the_front(site: HaproxySite) -> None:
+    assert site.run().changed
+    site.main.write_text(site.main.read_text().replace('\tdefault_backend a\n', '\tdefault_backend a\n\tnonsense here\n', 1))
+    before = site.picture()
+    for state in ('present', 'absent'):
+        for check in (True, False):
+            message = site.run(check=check, state=state).message
+            assert '[%s:' % site.main in message and "unknown keyword 'nonsense'" in message
+    as_before(site, before)
+
+
 def test_refused_by_haproxy(site: HaproxySite) -> None:
     """What only HAProxy knows; it speaks of the file by its own name."""
     before = site.picture()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pathlib
-import tempfile
 import typing as t
 
 import apache_site
 import haproxy_site
 import nginx_site
 import pytest
+from servers import SERVERS, site_of
 
 LARGE = 10_000_000
 NOTE = '# %s\n' % ('x' * 78)
@@ -116,11 +115,6 @@ def apache_outside(site: apache_site.ApacheSite) -> None:
 
 
 TREES = [one for name, one in sorted(globals().items()) if name.startswith(('nginx_', 'haproxy_', 'apache_')) and not name.endswith('_site')]
-KINDS = {
-    'nginx': (nginx_site.NginxSite, nginx_site.BINARY),
-    'haproxy': (haproxy_site.HaproxySite, haproxy_site.BINARY),
-    'apache': (apache_site.ApacheSite, apache_site.BINARY),
-}
 # What the server itself refuses, so that nothing can be done; and what it takes, but this collection does not.
 REFUSED = {
     'nginx_long_line': 'nginx does not accept the configuration',
@@ -136,14 +130,10 @@ REFUSED = {
 
 @pytest.mark.parametrize('tree', TREES, ids=lambda tree: tree.__name__)
 def test_tree(tree: t.Callable[[t.Any], None]) -> None:
-    server = tree.__name__.partition('_')[0]
-    kind, binary = KINDS[server]
-    if not os.path.exists(binary):
-        pytest.skip('%s is not installed' % binary)
     if tree.__name__.endswith('of_others') and os.geteuid() != 0:
         pytest.skip('only root may give files away')
-    site = kind(pathlib.Path(tempfile.mkdtemp(prefix='seamless-tree-')))
-    try:
+    server = tree.__name__.partition('_')[0]
+    with site_of(next(module for module in SERVERS if module.startswith(server))) as site:
         if tree.__name__ in REFUSED:
             site.start()
             tree(site)
@@ -165,5 +155,3 @@ def test_tree(tree: t.Callable[[t.Any], None]) -> None:
             assert site.picture().bytes == before.bytes
         assert site.answers('a.example') and site.answers('b.example')
         assert not os.path.exists('x') and not (site.root / 'x').exists()
-    finally:
-        site.remove()
