@@ -20,7 +20,9 @@ SPHINX := $(CACHE)/docs-venv
 demo: venv checkout
 	$(BIN)/python demo/demo.py
 
-test: packages lint unit sanity integration installed molecule
+# Three at a time, since much of it waits for something; each says what it has to say at its end.
+test: packages
+	$(MAKE) --jobs=3 --output-sync=target molecule integration sanity lint unit installed
 
 packages:
 	.ci/packages.sh
