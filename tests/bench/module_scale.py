@@ -185,6 +185,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     result = json.loads(arguments.result.read_text()) if arguments.result.exists() else {}
     result['module'] = {}
+    result['file system'] = subprocess.run(['df', '--output=fstype', tempfile.gettempdir()], check=True, stdout=-1, text=True).stdout.split()[-1]
     for binary, build in TREES.items():
         if not os.path.exists(binary):
             print('%s is not there, so that its module is left out' % binary)

@@ -45,7 +45,8 @@ MODULE = """
 
 Servers stopped (reload and handshakes are not in it; the module's own `nginx -t` or `haproxy -c` is): median of the rounds (%(rounds)s), and the ratio to
 that check on the same tree in the same round. nginx: one file with one `listen` for each virtual host; HAProxy: one `bind`, and for each virtual host a rule
-in its frontend and a file with a backend. Peak memory is that of the module's process (or the check's), in MB.
+in its frontend and a file with a backend. The files are on %(system)s. Peak memory is that of the module's
+process (or the check's), in MB.
 
 %(table)s
 """
@@ -99,7 +100,7 @@ def data_page(result: dict[str, t.Any]) -> str:
     return DATA % {'rounds': len(result['load averages']), 'table': table(['subject', *('%s, ratio' % what for what in measures), *units], rows)}
 
 
-def module_page(modules: dict[str, dict[str, Rounds]]) -> str:
+def module_page(modules: dict[str, dict[str, Rounds]], system: str) -> str:
     rows = []
     for server, by_sites in modules.items():
         for sites, rounds in by_sites.items():
@@ -108,7 +109,7 @@ def module_page(modules: dict[str, dict[str, Rounds]]) -> str:
                 rows.append([MODULES[server], sites, name, *figures, '%.0f' % middle(rounds, name, 'peak MB')])
     counts = '; '.join('%s: %d' % (sites, len(rounds)) for sites, rounds in next(iter(modules.values())).items())
     head = ['module', 'virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB']
-    return MODULE % {'rounds': counts, 'table': table(head, rows)}
+    return MODULE % {'rounds': counts, 'system': system, 'table': table(head, rows)}
 
 
 def play_page(plays: dict[str, Rounds]) -> str:
@@ -213,7 +214,7 @@ def main() -> None:
         pages.append(data_page(result))
     for server, by_sites in result['module'].items():
         aims += module_targets(server, by_sites)
-    pages.append(module_page(result['module']))
+    pages.append(module_page(result['module'], result['file system']))
     if 'play' in result:
         aims += play_targets(result['play'])
         pages.append(play_page(result['play']))
