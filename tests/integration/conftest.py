@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import pathlib
-import tempfile
 import typing as t
 
 import pytest
 from nginx_site import NginxSite
+from servers import site_of
 
 
 @pytest.fixture
 def site() -> t.Iterator[NginxSite]:
     """A private nginx that serves two sites."""
-    one = NginxSite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-nginx-')))
-    try:
+    with site_of('nginx_alpn_stream') as one:
         one.start()
         yield one
-    finally:
-        one.remove()

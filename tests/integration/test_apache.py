@@ -6,25 +6,22 @@ import pathlib
 import signal
 import socket
 import subprocess
-import tempfile
 import typing as t
 import urllib.request
 
 import harness
 import pytest
 from apache_site import BINARY, MODULES, ApacheSite
+from servers import site_of
 
 pytestmark = pytest.mark.skipif(not pathlib.Path(BINARY).exists(), reason='Debian package apache2 is not installed')
 
 
 @pytest.fixture
 def site() -> t.Iterator[ApacheSite]:
-    one = ApacheSite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-apache-')))
-    try:
+    with site_of('apache_alpn_responder') as one:
         one.start()
         yield one
-    finally:
-        one.remove()
 
 
 def offered(site: ApacheSite, name: str) -> bool:

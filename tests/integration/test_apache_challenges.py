@@ -18,6 +18,7 @@ import acme_ca
 import harness
 import pytest
 from apache_site import BINARY, ApacheSite
+from servers import site_of
 
 SOURCE = harness.HERE.parents[1] / 'roles' / 'apache' / 'files' / 'responder.py'
 DIGEST = bytes(range(32)).hex()
@@ -92,12 +93,9 @@ class Host:
 
 @pytest.fixture(scope='module')
 def host() -> t.Iterator[Host]:
-    site = ApacheSite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-apache-')))
-    try:
+    with site_of('apache_alpn_responder') as site:
         site.start()
         yield Host(site)
-    finally:
-        site.remove()
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,13 @@ import signal
 import socket
 import ssl
 import subprocess
-import tempfile
 import time
 import typing as t
 
 import harness
 import pytest
 from haproxy_site import BINARY, HaproxySite
-from nginx_site import NginxSite
+from servers import site_of
 
 pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason='HAProxy is not installed')
 CORPUS = sorted((pathlib.Path(__file__).parents[1] / 'corpus' / 'haproxy').glob('*.cfg'))
@@ -26,11 +25,8 @@ CORPUS = sorted((pathlib.Path(__file__).parents[1] / 'corpus' / 'haproxy').glob(
 @pytest.fixture
 def site() -> t.Iterator[HaproxySite]:
     """A private HAProxy that is not started yet."""
-    one = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
-    try:
+    with site_of('haproxy_alpn_frontend') as one:
         yield one
-    finally:
-        one.remove()
 
 
 def exchange(site: HaproxySite, data: bytes) -> bytes:
@@ -279,8 +275,7 @@ def test_renewed_certificate(site: HaproxySite) -> None:
 
 def test_nginx_on_the_same_host(site: HaproxySite) -> None:
     """Each module has its own server and leaves the other alone."""
-    nginx = NginxSite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-nginx-')))
-    try:
+    with site_of('nginx_alpn_stream') as nginx:
         nginx.start()
         site.start()
         before = nginx.picture()
@@ -292,8 +287,6 @@ def test_nginx_on_the_same_host(site: HaproxySite) -> None:
         assert site.picture() == there and site.answers('a.example')
         assert site.run(state='absent').changed
         assert nginx.answers('a.example')
-    finally:
-        nginx.remove()
 
 
 def test_stopped(site: HaproxySite) -> None:

@@ -7,25 +7,28 @@ import pathlib
 import signal
 import socket
 import subprocess
-import tempfile
 import typing as t
 
 import harness
 import pytest
 from haproxy_site import BINARY, HaproxySite
+from servers import site_of
 
 pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason='HAProxy is not installed')
 
 
 @pytest.fixture
-def site() -> t.Iterator[HaproxySite]:
-    """A private HAProxy that serves."""
-    one = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
-    try:
-        one.start()
+def stopped() -> t.Iterator[HaproxySite]:
+    """A private HAProxy that is not started yet."""
+    with site_of('haproxy_alpn_frontend') as one:
         yield one
-    finally:
-        one.remove()
+
+
+@pytest.fixture
+def site(stopped: HaproxySite) -> HaproxySite:
+    """A private HAProxy that serves."""
+    stopped.start()
+    return stopped
 
 
 def as_before(site: HaproxySite, before: harness.Picture) -> None:
@@ -148,27 +151,23 @@ def spread(site: HaproxySite) -> list[pathlib.Path]:
 
 
 @pytest.mark.parametrize('state', ['present', 'absent'])
-def test_killed_at_each_rename(state: str) -> None:
+def test_killed_at_each_rename(stopped: HaproxySite, state: str) -> None:
     """SIGKILL before each of the renames (the journal's two, and each file's in each stage); the next run puts it right, and the site serves throughout."""
-    site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
-    try:
-        files = spread(site)
-        site.start(*[word for file in files for word in ('-f', str(file))])
-        back = 'absent' if state == 'present' else 'present'
-        if back == 'present':
-            assert site.run().changed
-        before = site.picture().bytes
-        with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
-            for number in range(1, 20):
-                killed = site.run(state=state, environment={'FAULT': 'kill@%d:rename' % number})
-                if killed.code == 0:
-                    break
-                assert killed.code == -signal.SIGKILL
-                site.run(state=back)
-                assert site.picture().bytes == before
-        assert number == (6 if state == 'present' else 9)  # one more than there are renames
-    finally:
-        site.remove()
+    files = spread(stopped)
+    stopped.start(*[word for file in files for word in ('-f', str(file))])
+    back = 'absent' if state == 'present' else 'present'
+    if back == 'present':
+        assert stopped.run().changed
+    before = stopped.picture().bytes
+    with harness.Traffic(stopped.port, ['a.example', 'b.example'], stopped.root):
+        for number in range(1, 20):
+            killed = stopped.run(state=state, environment={'FAULT': 'kill@%d:rename' % number})
+            if killed.code == 0:
+                break
+            assert killed.code == -signal.SIGKILL
+            stopped.run(state=back)
+            assert stopped.picture().bytes == before
+    assert number == (6 if state == 'present' else 9)  # one more than there are renames
 
 
 def test_two_at_once(site: HaproxySite) -> None:
@@ -177,36 +176,30 @@ def test_two_at_once(site: HaproxySite) -> None:
     assert not site.run().changed
 
 
-def test_foreground_without_master() -> None:
+def test_foreground_without_master(stopped: HaproxySite) -> None:
     """Nothing can reload it without ending it: refused, and the files are put back."""
-    site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
-    try:
-        site.start(mode=['-db'])
-        before = site.picture()
-        assert 'runs in the foreground without a master' in site.run().message
-        as_before(site, before)
-        assert site.run(reload='none').changed
-    finally:
-        site.remove()
+    stopped.start(mode=['-db'])
+    before = stopped.picture()
+    assert 'runs in the foreground without a master' in stopped.run().message
+    as_before(stopped, before)
+    assert stopped.run(reload='none').changed
 
 
-def test_daemon_without_master() -> None:
+def test_daemon_without_master(stopped: HaproxySite) -> None:
     """The old way: a successor takes over with -sf, from the same command line, listeners handed on through the stats socket."""
-    site = HaproxySite(pathlib.Path(tempfile.mkdtemp(prefix='seamless-haproxy-')))
-    pids = site.root / 'pid'
+    pids = stopped.root / 'pid'
     try:
-        text = site.main.read_text()
-        site.main.write_text(text.replace('global\n', 'global\n\tstats socket %s/stats mode 600 level admin expose-fd listeners\n' % site.root, 1))
-        before = site.picture()
-        site.start('-f', str(site.main), '-p', str(pids), mode=['-D'])
-        with harness.Traffic(site.port, ['a.example', 'b.example'], site.root):
+        text = stopped.main.read_text()
+        stopped.main.write_text(text.replace('global\n', 'global\n\tstats socket %s/stats mode 600 level admin expose-fd listeners\n' % stopped.root, 1))
+        before = stopped.picture()
+        stopped.start('-f', str(stopped.main), '-p', str(pids), mode=['-D'])
+        with harness.Traffic(stopped.port, ['a.example', 'b.example'], stopped.root):
             first = pids.read_text()
-            assert site.run().changed
+            assert stopped.run().changed
             assert pids.read_text() != first
-            assert not site.run().changed
-            assert site.run(state='absent').changed
-        assert site.picture().bytes == before.bytes
-        assert site.answers('a.example')
+            assert not stopped.run().changed
+            assert stopped.run(state='absent').changed
+        assert stopped.picture().bytes == before.bytes
+        assert stopped.answers('a.example')
     finally:
         os.kill(int(pids.read_text()), signal.SIGTERM)
-        site.remove()
