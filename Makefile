@@ -20,8 +20,8 @@ SPHINX := $(CACHE)/docs-venv
 demo: venv checkout
 	$(BIN)/python demo/demo.py
 
-# Three at a time, since much of it waits for something; each says what it has to say at its end.
-test: packages
+# Three at a time, since much of it waits for something, the longest first; each says what it has to say at its end.
+test: packages install deps
 	$(MAKE) --jobs=3 --output-sync=target molecule integration sanity lint unit installed
 
 packages:
