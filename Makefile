@@ -22,7 +22,7 @@ demo: venv checkout
 
 # Three at a time, since much of it waits for something, the longest first; each says what it has to say at its end.
 test: packages install deps
-	$(MAKE) --jobs=3 --output-sync=target molecule integration sanity lint unit installed
+	$(MAKE) --jobs=3 --output-sync=target -o packages -o build -o install molecule integration sanity lint unit installed
 
 packages:
 	.ci/packages.sh
