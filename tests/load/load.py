@@ -106,7 +106,7 @@ def main() -> int:
             if ended.is_set():
                 return
             connect_once(address, name, 5 if number % 10 == 9 else 1, context, counts)
-            ended.wait(0.005)  # leave the server some of a small machine
+            ended.wait(0.02)  # leave the rest of a small machine something
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(arguments.connections_parallel)]
     for thread in threads:
