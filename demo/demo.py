@@ -123,7 +123,7 @@ class Web:
 
 
 class Load:
-    """New TLS connections without pause (tests/load/load.py) while it is entered; ``counts`` is its report afterwards."""
+    """New TLS connections all the while (tests/load/load.py) while it is entered; ``counts`` is its report afterwards."""
 
     def __init__(self, web: Web) -> None:
         self._report = web.root / ('load-%s.json' % os.urandom(4).hex())
