@@ -219,6 +219,7 @@ class Config:
         self._statements: dict[str, list[Statement]] = {}
         self._starts: dict[str, set[int]] = {}
         self._real: dict[str, str] = {}
+        self._directories: dict[str, str] = {}
 
     def statements(self, path: str) -> list[Statement]:
         """Give the statements of one of the files."""
@@ -239,8 +240,15 @@ class Config:
     def real(self, path: str) -> str:
         """Give the real path of one of the files."""
         if path not in self._real:
-            self._real[path] = os.path.realpath(path)
+            directory, name = os.path.split(path)
+            # Thousands of files are in few directories, whose way up is looked at once.
+            self._real[path] = os.path.realpath(path) if os.path.islink(path) or not name else os.path.join(self._real_directory(directory), name)
         return self._real[path]
+
+    def _real_directory(self, path: str) -> str:
+        if path not in self._directories:
+            self._directories[path] = os.path.realpath(path)
+        return self._directories[path]
 
     @functools.cached_property
     def real_data(self) -> dict[str, bytes]:
@@ -255,31 +263,35 @@ class Config:
 
     def outermost(self, name: str) -> list[Place]:
         """Give the statements with this name outside of all blocks; they are found without looking into the sites."""
-        return [place for place in self._walk(self.main, self.statements(self.main), (), into=False) if place.statement.name == name]
+        found: list[Place] = []
+        self._collect(self.main, self.statements(self.main), (), found, into=False)
+        return [place for place in found if place.statement.name == name]
 
     @functools.cached_property
     def _index(self) -> dict[str, list[Place]]:
+        found: list[Place] = []
+        self._collect(self.main, self.statements(self.main), (), found)
         index: dict[str, list[Place]] = {}
-        for place in self._walk(self.main, self.statements(self.main), ()):
+        for place in found:
             index.setdefault(place.statement.name, []).append(place)
         return index
 
     def with_files(self, files: t.Mapping[str, bytes]) -> Config:
         """Give the configuration as it would be with other bytes in some files."""
         config = Config(self.main, {**self.data, **files}, self.includes)
-        config._real = self._real
+        config._real, config._directories = self._real, self._directories
         config._statements = {path: statements for path, statements in self._statements.items() if path not in files}
         return config
 
-    def _walk(self, path: str, statements: list[Statement], blocks: tuple[Statement, ...], into: bool = True) -> t.Iterator[Place]:
+    def _collect(self, path: str, statements: list[Statement], blocks: tuple[Statement, ...], found: list[Place], into: bool = True) -> None:
         for statement in statements:
-            yield Place(path, statement, blocks)
+            found.append(Place(path, statement, blocks))
             if statement.block:
                 if into:
-                    yield from self._walk(path, statement.block, (*blocks, statement))
+                    self._collect(path, statement.block, (*blocks, statement), found)
             elif statement.name == 'include' and statement.block is None:
                 for included in self.includes.get(statement.words[1].value, []):
-                    yield from self._walk(included, self.statements(included), blocks, into)
+                    self._collect(included, self.statements(included), blocks, found, into)
 
 
 def _flat(statements: list[Statement]) -> t.Iterator[Statement]:

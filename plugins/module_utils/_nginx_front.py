@@ -159,6 +159,7 @@ def _begins_statement(config: Config, path: str, offset: int) -> bool:
     return offset + len(re.match(rb'\s*', config.data[path][offset : offset + 100])[0]) in config.starts(path)  # type: ignore[index]
 
 
+@functools.lru_cache(maxsize=1)
 def _read_records(main: str, content: bytes) -> list[_spans.Record]:
     try:
         return _spans.read_records(content)
@@ -249,9 +250,13 @@ def public_names(config: Config, port: int, resolve: t.Callable[[str], str]) -> 
 
     At most 10 names a listen, and '' (no SNI) first; of a wildcard one that it matches; patterns are left out.
     """
+    return _names(config, _moved(config, port, resolve))
+
+
+def _names(config: Config, moved: list[_Moved]) -> dict[str, tuple[str, bool, list[str]]]:
     settings = _Settings(config, ['server_name'])
     publics: dict[str, tuple[str, bool, list[str]]] = {}
-    for one in _moved(config, port, resolve):
+    for one in moved:
         word, proxied, names = publics.get(one.key, (one.place.statement.arguments[0], False, ['']))
         for name in (name for place in settings.own(one.place.blocks, 'server_name') for name in place.statement.arguments):
             plain = 'tls-alpn-probe' + name[1:] if name.startswith('*.') else name.lstrip('.')
@@ -435,7 +440,7 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
     for file, edit in _main_edits(config, config.main, stream, can):
         plain.setdefault(config.real(file), []).append(edit)
 
-    names = public_names(config, wanted.https_port, resolve)
+    names = _names(config, moved)
     publics = []
     for key, (host, port) in backends.items():
         options, dropped = _stream_options(

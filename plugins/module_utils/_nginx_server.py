@@ -116,7 +116,9 @@ class NginxServer:
             data = stream.read()
         edits = []
         for statement in includes(data, path):
-            files = [file for file in included_files(self._main, statement.arguments[0]) if staged.get(self._current.real(file), '') is not None]
+            pattern = statement.arguments[0]
+            found = self._current.includes.get(pattern) or included_files(self._main, pattern)
+            files = [file for file in found if staged.get(self._current.real(file), '') is not None]
             views = [self._view(file, staged, copies) if self._current.real(file) in staged or os.path.isfile(file) else file for file in files]
             if views != files:
                 edits.append(_spans.Edit(statement.begin, statement.end, b' '.join(b'include "%s";' % os.fsencode(view) for view in views)))

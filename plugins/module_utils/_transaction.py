@@ -25,10 +25,15 @@ import time
 import typing as t
 
 LOCK_TIMEOUT = 300  # seconds to wait for another run on this host
+_SYNCERS = 16  # threads that wait for the disk
 
 
 class Failed(Exception):
     """A run that can't be done: what, where (file:line) and what to do about it."""
+
+
+class Unsupported(Failed):
+    """A server that can't have a front: it is not there, or lacks something."""
 
 
 class Stage(t.NamedTuple):
@@ -71,8 +76,9 @@ def _sync(path: str) -> None:
 
 def _sync_all(paths: t.Iterable[str]) -> None:
     """Wait until these files and directories are on disk; side by side, since a file system writes what waits together together."""
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        list(pool.map(_sync, paths))
+    queue = list(paths)
+    with concurrent.futures.ThreadPoolExecutor(_SYNCERS) as pool:
+        list(pool.map(lambda some: [_sync(path) for path in some], [queue[number::_SYNCERS] for number in range(_SYNCERS)]))
 
 
 def _sibling(target: str, suffix: str) -> str:

@@ -88,6 +88,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+supported:
+  description: Whether this Apache can answer challenges; if not, the message (in check mode a warning) says what it lacks.
+  type: bool
+  returned: always
 virtual_hosts:
   description: The virtual hosts on the public port that answer challenges.
   type: list
@@ -150,7 +154,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _apache_protocols, _apache_server, _capability, _probe, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_apache import NAMES, apache_capability
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction, Unsupported
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
@@ -163,7 +167,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     binary = _capability.find_binary(NAMES, params['binary'])
     if binary is None:
-        raise Failed('%s: there is no Apache httpd; install it, or say where it is with binary' % (params['binary'] or ' or '.join(NAMES)))
+        raise Unsupported('%s: there is no Apache httpd; install it, or say where it is with binary' % (params['binary'] or ' or '.join(NAMES)))
     capability = apache_capability(command, binary, params['config'])
     main = capability['config_path']
     server = _apache_server.ApacheServer(command, binary, main, params['reload'])
@@ -180,7 +184,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if params['state'] == 'present':
             if not capability['tls_alpn']['supported']:
                 if not module.check_mode:
-                    raise Failed(capability['tls_alpn']['reason'])
+                    raise Unsupported(capability['tls_alpn']['reason'])
                 warnings.append(capability['tls_alpn']['reason'])
             chosen = _apache_protocols.choose(base.hosts, params['virtual_hosts'], port)
         decision = _apache_protocols.decide(base, chosen)
@@ -212,6 +216,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         result: dict[str, t.Any] = {
             'changed': bool(steps),
             'diff': _spans.diff({path: (config.data.get(path), content) for path, content in decision.files.items()}),
+            'supported': capability['tls_alpn']['supported'],
             'virtual_hosts': [
                 {'file': host.section.file, 'line': host.section.line, 'names': host.names} for host in base.hosts if host.place in decision.answering
             ],
@@ -244,7 +249,7 @@ def main() -> None:
     try:
         result = run(module)
     except (Failed, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), supported=not isinstance(error, Unsupported))
     module.exit_json(**result)
 
 

@@ -126,6 +126,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+supported:
+  description: Whether this HAProxy can have a front; if not, the message says what it lacks.
+  type: bool
+  returned: always
 handoff:
   description: How ordinary connections get to the HTTPS frontends; V(none) without a front.
   type: str
@@ -189,7 +193,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _capability, _haproxy_config, _haproxy_front, _haproxy_server, _probe, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_haproxy import haproxy_capability
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction, Unsupported
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
@@ -202,7 +206,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     binary = _capability.find_binary(['haproxy'], params['binary'])
     if binary is None:
-        raise Failed('%s: there is no HAProxy; install it, or say where it is with binary' % (params['binary'] or 'haproxy'))
+        raise Unsupported('%s: there is no HAProxy; install it, or say where it is with binary' % (params['binary'] or 'haproxy'))
     capability = haproxy_capability(command, binary, params['config'])
     process = _haproxy_server.choose(_haproxy_server.processes(), params['config'] or ())
     paths = process.arguments.paths if process else capability['config_paths']
@@ -218,7 +222,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
         # Decide
         if present and not capability['tls_alpn']['supported']:
-            raise Failed(capability['tls_alpn']['reason'])
+            raise Unsupported(capability['tls_alpn']['reason'])
         handoff = params['handoff'] if params['handoff'] != 'auto' else capability['tls_alpn']['recommended'] or 'plain'
         wishes = _haproxy_front.Wishes(*[handoff if name == 'handoff' else params[name] for name in _haproxy_front.Wishes._fields])
         try:
@@ -253,6 +257,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         result: dict[str, t.Any] = {
             'changed': bool(steps),
             'diff': _spans.diff({path: (decision.before.get(path), data) for path, data in (steps[-1] if steps else {}).items()}),
+            'supported': capability['tls_alpn']['supported'],
             'handoff': handoff if present else 'none',
             'binds': [bind._asdict() for bind in decision.binds],
             'public': [str(endpoint) for endpoint in decision.endpoints],
@@ -288,7 +293,7 @@ def main() -> None:
     try:
         result = run(module)
     except (Failed, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), supported=not isinstance(error, Unsupported))
     module.exit_json(**result)
 
 

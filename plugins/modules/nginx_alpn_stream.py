@@ -103,6 +103,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+supported:
+  description: Whether this nginx can have a front; if not, the message (in check mode a warning) says what it lacks.
+  type: bool
+  returned: always
 handoff:
   description: How ordinary connections get to the sites; V(none) without a front.
   type: str
@@ -171,7 +175,7 @@ from ansible_collections.seamless.tls_alpn.plugins.module_utils import _capabili
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._capability_nginx import nginx_capability
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import CROSSPLANE_ERROR, HAS_CROSSPLANE, Config, read
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_server import Expect, NginxServer, certificates
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction, Unsupported
 
 
 def resolve(host: str) -> str:
@@ -212,7 +216,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     binary = _capability.find_binary(['nginx'], params['binary'])
     if binary is None:
-        raise Failed('%s: there is no nginx; install it, or say where it is with binary' % (params['binary'] or 'nginx'))
+        raise Unsupported('%s: there is no nginx; install it, or say where it is with binary' % (params['binary'] or 'nginx'))
     capability = nginx_capability(command, binary, params['config'], params['prefix'])
     main = os.path.join(params['prefix'] or capability['prefix'], params['config'] or capability['config_path'])
     server = NginxServer(command, capability, main, params['prefix'], params['reload'])
@@ -238,7 +242,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if params['state'] == 'present':
             if not capability['tls_alpn']['supported']:
                 if not module.check_mode:
-                    raise Failed(capability['tls_alpn']['reason'])
+                    raise Unsupported(capability['tls_alpn']['reason'])
                 warnings.append(capability['tls_alpn']['reason'])
             can = _nginx_front.Abilities(
                 _capability.version_tuple(capability['version']),
@@ -280,6 +284,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     result: dict[str, t.Any] = {
         'changed': bool(steps),
         'diff': _spans.diff(_nginx_front.compared(current, steps[-1] if steps and module._diff else {})),
+        'supported': capability['tls_alpn']['supported'],
         'handoff': front.handoff if front else 'none',
         'listens': [listen._asdict() for listen in front.listens] if front else [],
         'public': [public.word for public in front.publics] if front else [],
@@ -315,7 +320,7 @@ def main() -> None:
     try:
         result = run(module)
     except (Failed, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), supported=not isinstance(error, Unsupported))
     module.exit_json(**result)
 
 
