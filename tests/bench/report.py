@@ -54,8 +54,8 @@ process (or the check's), in MB.
 PLAY = """
 ## Playbooks
 
-Wall time of `ansible-playbook` with its defaults (five hosts at a time, no pipelining), median of %(rounds)d rounds (lowest to highest), and the modules
-executed on each host. Hosts are Debian 12 containers with an nginx of five sites, reached by `docker exec`. The
+Wall time of `ansible-playbook` with its defaults (five hosts at a time, no pipelining), median of the rounds (hosts: %(rounds)s; lowest to highest), and the
+modules executed on each host. Hosts are Debian 12 containers with an nginx of five sites, reached by `docker exec`. The
 [plain playbook](https://github.com/seamless/tls_alpn/blob/main/tests/bench/play/plain.yml) follows acme.sh's wiki with `replace`, `blockinfile` and handlers;
 it neither keeps the client's address nor proves or undoes anything.
 
@@ -87,6 +87,10 @@ def middle(rounds: Rounds, name: str, what: str, base: str | None = None) -> flo
     return statistics.median(one[name][what] / (one[base][what] if base else 1) for one in rounds)
 
 
+def count_rounds(by_size: dict[str, Rounds]) -> str:
+    return '; '.join('%s: %d' % (size, len(rounds)) for size, rounds in by_size.items())
+
+
 def data_page(result: dict[str, t.Any]) -> str:
     figures, rates = result['data path'], result['requests a second']
     rows = []
@@ -107,9 +111,8 @@ def module_page(modules: dict[str, dict[str, Rounds]], system: str) -> str:
             for name in rounds[0]:
                 figures = ['%.2f, %.1f' % (middle(rounds, name, what), middle(rounds, name, what, CHECKS[server])) for what in ('wall s', 'cpu s')]
                 rows.append([MODULES[server], sites, name, *figures, '%.0f' % middle(rounds, name, 'peak MB')])
-    counts = '; '.join('%s: %d' % (sites, len(rounds)) for sites, rounds in next(iter(modules.values())).items())
     head = ['module', 'virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB']
-    return MODULE % {'rounds': counts, 'system': system, 'table': table(head, rows)}
+    return MODULE % {'rounds': count_rounds(next(iter(modules.values()))), 'system': system, 'table': table(head, rows)}
 
 
 def play_page(plays: dict[str, Rounds]) -> str:
@@ -122,7 +125,7 @@ def play_page(plays: dict[str, Rounds]) -> str:
                 row += [spread([one[name]['wall s'] for one in rounds]), '%.0f' % rounds[0][name]['modules']]
             rows.append(row)
     head = ['hosts', 'playbook', 'first run, s', 'modules a host', 'no change, s', 'modules a host']
-    return PLAY % {'rounds': len(next(iter(plays.values()))), 'table': table(head, rows)}
+    return PLAY % {'rounds': count_rounds(plays), 'table': table(head, rows)}
 
 
 def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[tuple[str, float, float]]:
