@@ -9,8 +9,8 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import glob
 import ipaddress
 import os
 import re
@@ -34,11 +34,11 @@ SOCKET_OPTIONS = re.compile(r'(?:(?:setfib|fastopen|backlog|rcvbuf|sndbuf|accept
 # A word is quoted or bare; in a bare one `\` takes the next byte along and `${` opens no block (ngx_conf_file.c, ngx_conf_read_token).
 # Each token takes the blanks behind it along.
 _TOKEN = re.compile(
-    rb'(?:(?P<comment>#[^\n]*)|(?P<mark>[;{}])|(?P<quoted>"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')|(?P<bare>(?:[^ \t\r\n;{\\$]+|\\.|\$\{?)+))[ \t\r\n]*',
+    rb'(?:(?P<comment>#[^\n]*)|(?P<mark>[;{}])|(?P<quoted>"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')|(?P<bare>(?:[^ \t\r\n;{\\$]+|\\.|\$\{*)+))[ \t\r\n]*',
     re.S,
 )
 _BLANK = re.compile(rb'[ \t\r\n]*')
-_ESCAPE = re.compile(rb'\\(["\'\\ trn])')
+_ESCAPE = re.compile(rb'\\(["\'\\trn])')
 _ESCAPED = {b't': b'\t', b'r': b'\r', b'n': b'\n'}
 # In Lua a brace counts outside of comments and strings; the long ones of both begin alike (ngx_http_lua_lex.c).
 _LUA = re.compile(rb'(?:--)?\[(?P<level>=*)\[|--[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|(?P<brace>[{}])', re.S)
@@ -338,7 +338,30 @@ def read(main: str) -> Config:
 def included_files(main: str, pattern: str) -> list[str]:
     """Give the files that an include names, as nginx finds them: relative to the main file's directory, sorted (glob(3))."""
     path = os.path.join(os.path.dirname(main), pattern)
-    return sorted(glob.glob(path)) if re.search(r'[*?\[]', pattern) else [path]
+    return _glob(path) if re.search(r'[*?\[]', pattern) else [path]
+
+
+class _Found(ctypes.Structure):
+    """glob_t (glob(3)), with more than enough room for what else a C library keeps in it."""
+
+    _fields_ = [('count', ctypes.c_size_t), ('paths', ctypes.POINTER(ctypes.c_char_p)), ('offset', ctypes.c_size_t), ('rest', ctypes.c_char * 256)]
+
+
+def _glob(pattern: str) -> list[str]:
+    """Give what glob(3) gives, which is what nginx asks (ngx_files.c); Python's own takes `[^`, `[[:alpha:]]` and a backslash otherwise."""
+    found = _Found()
+    library = ctypes.CDLL(None)
+    library.glob(os.fsencode(pattern), 0, None, ctypes.byref(found))
+    try:
+        return [os.fsdecode(found.paths[number]) for number in range(found.count)]
+    finally:
+        library.globfree(ctypes.byref(found))
+
+
+def is_included(main: str, pattern: str, path: str) -> bool:
+    """Whether an include with this pattern would name ``path`` if it were there (fnmatch(3); FNM_PATHNAME and FNM_PERIOD are 1 and 4)."""
+    words = (os.fsencode(word) for word in (os.path.join(os.path.dirname(main), pattern), path))
+    return ctypes.CDLL(None).fnmatch(*words, 1 | 4) == 0
 
 
 def _is_same(ours: str, theirs: str) -> bool:

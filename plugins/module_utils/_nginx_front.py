@@ -9,7 +9,6 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import os
 import re
@@ -22,6 +21,7 @@ from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config im
     Config,
     Place,
     Statement,
+    is_included,
     parse,
     parse_address,
     public_key,
@@ -401,7 +401,7 @@ def _quoted(path: str) -> str:
 def refuse_included(config: Config, path: str) -> None:
     """Raise Failed if an include (other than by its very name) would load a file that is about to be written."""
     for pattern in config.includes:
-        if pattern != path and fnmatch.fnmatch(path, os.path.join(os.path.dirname(config.main), pattern)):
+        if pattern != path and is_included(config.main, pattern, path):
             raise Failed('include %s would load %s, too; narrow it, or choose another place' % (pattern, path))
 
 
@@ -424,12 +424,15 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
     extended: set[tuple[int, ...]] = set()
     for one in moved:
         server = tuple(map(id, one.place.blocks))
+        known = edits.setdefault(config.real(one.place.path), {})
+        earlier = known.get(one.place.statement.begin)
+        if earlier is not None and tuple(map(id, earlier[1].blocks)) == server:
+            continue  # a file that nginx includes twice
         extras = '' if server in extended else _extras(one.place.blocks, settings, handoff, wanted.https_port, can)
         extended.add(server)
         statement, data = one.place.statement, config.data[one.place.path]
         backend = '%s:%d' % backends[one.key]
         text = _directive(one.place, data, backend, 'proxy_protocol' if handoff == 'proxy_protocol' else '', extras)
-        known = edits.setdefault(config.real(one.place.path), {})
         edit = _spans.Edit(statement.begin, statement.end, text)
         if known.setdefault(statement.begin, (edit, one.place))[0] != edit:
             raise Failed('%s: the servers that include this listen need it to be changed in different ways; write it in each of them' % (one.place,))
@@ -456,11 +459,11 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
 def _leaks(config: Config, moved: list[_Moved], settings: _Settings, port: int) -> list[str]:
     """Give warnings of what shows the sites' own port behind the front."""
     warnings = []
-    files = {path for path, data in config.data.items() if b'$server_port' in data}
+    files = {path for path, data in config.data.items() if b'server_port' in data}
     used = [
         place
         for place in (config.places() if files else [])
-        if place.path in files and place.context[:1] == ('http',) and any('$server_port' in word for word in place.statement.arguments)
+        if place.path in files and place.context[:1] == ('http',) and any(re.search(r'\$\{?server_port\b', word) for word in place.statement.arguments)
     ]
     if used:
         warnings.append('%s: $server_port is %d and so on behind the front' % (', '.join(map(str, used[:3])), port))

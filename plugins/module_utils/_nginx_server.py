@@ -117,7 +117,8 @@ class NginxServer:
         edits = []
         for statement in includes(data, path):
             pattern = statement.arguments[0]
-            found = self._current.includes.get(pattern) or included_files(self._main, pattern)
+            found = self._current.includes.get(pattern)
+            found = included_files(self._main, pattern) if found is None else found
             files = [file for file in found if staged.get(self._current.real(file), '') is not None]
             views = [self._view(file, staged, copies) if self._current.real(file) in staged or os.path.isfile(file) else file for file in files]
             if views != files:

@@ -86,8 +86,9 @@ def _sibling(target: str, suffix: str) -> str:
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    if os.path.lexists(path):  # of what is not there, a read-only file system says that it is read-only
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _make_private(directory: str) -> None:
@@ -314,7 +315,12 @@ class Transaction:
             elif not existed:
                 _remove(target)
             _remove(_sibling(target, 'new'))
-        _sync_all({os.path.dirname(target) for target in self._existed})
+        directories = {os.path.dirname(target) for target in self._existed}
+        for directory in directories:
+            for name in os.listdir(directory):
+                if name.startswith('.') and name.endswith('.seamless-view'):  # what a server was given to check
+                    _remove(os.path.join(directory, name))
+        _sync_all(directories)
 
     def _put_back(self, server: Server | None, error: BaseException) -> None:
         try:

@@ -167,7 +167,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     binary = _capability.find_binary(NAMES, params['binary'])
     if binary is None:
-        raise Unsupported('%s: there is no Apache httpd; install it, or say where it is with binary' % (params['binary'] or ' or '.join(NAMES)))
+        kind = Failed if params['binary'] else Unsupported  # one that is named has to be there
+        raise kind('%s: there is no Apache httpd; install it, or say where it is with binary' % (params['binary'] or ' or '.join(NAMES)))
     capability = apache_capability(command, binary, params['config'])
     main = capability['config_path']
     server = _apache_server.ApacheServer(command, binary, main, params['reload'])

@@ -206,7 +206,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     binary = _capability.find_binary(['haproxy'], params['binary'])
     if binary is None:
-        raise Unsupported('%s: there is no HAProxy; install it, or say where it is with binary' % (params['binary'] or 'haproxy'))
+        kind = Failed if params['binary'] else Unsupported  # one that is named has to be there
+        raise kind('%s: there is no HAProxy; install it, or say where it is with binary' % (params['binary'] or 'haproxy'))
     capability = haproxy_capability(command, binary, params['config'])
     process = _haproxy_server.choose(_haproxy_server.processes(), params['config'] or ())
     paths = process.arguments.paths if process else capability['config_paths']

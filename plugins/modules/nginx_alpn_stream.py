@@ -216,7 +216,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     binary = _capability.find_binary(['nginx'], params['binary'])
     if binary is None:
-        raise Unsupported('%s: there is no nginx; install it, or say where it is with binary' % (params['binary'] or 'nginx'))
+        kind = Failed if params['binary'] else Unsupported  # one that is named has to be there
+        raise kind('%s: there is no nginx; install it, or say where it is with binary' % (params['binary'] or 'nginx'))
     capability = nginx_capability(command, binary, params['config'], params['prefix'])
     main = os.path.join(params['prefix'] or capability['prefix'], params['config'] or capability['config_path'])
     server = NginxServer(command, capability, main, params['prefix'], params['reload'])

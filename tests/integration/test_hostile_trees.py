@@ -52,6 +52,17 @@ def nginx_names(site: nginx_site.NginxSite) -> None:
         site.write(name, nginx_site.SITE % {**values, 'name': 'n%d.example' % len(os.listdir(site.conf / 'sites-enabled'))})
 
 
+def nginx_pattern(site: nginx_site.NginxSite) -> None:
+    """What nginx's glob(3) leaves out is not edited; that is shown by the reload, which would find the port taken."""
+    site.write('x.disabled', nginx_site.SITE % {**site.values('b.example'), 'name': 'x.example'})
+    site.main.write_text(site.main.read_text().replace('sites-enabled/*', '[^x]*-enabled/[^x[:digit:]]*'))
+
+
+def nginx_twice(site: nginx_site.NginxSite) -> None:
+    text = site.main.read_text()
+    site.main.write_text(text.replace('sites-enabled/*;', 'sites-enabled/*; include %s/sites-enabled/b.example;' % site.conf))
+
+
 def nginx_outside(site: nginx_site.NginxSite) -> None:
     outside = site.root / 'outside'
     outside.mkdir()

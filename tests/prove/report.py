@@ -29,9 +29,9 @@ Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json]
 
 - **During changes**: front put up, run again, handoff changed, challenge answered, front taken away, put up again, taken away; until the next step begins.
 - **During plain reloads**: %(reloads)d with each state (with a front one more, with a renewed certificate). Nothing of this collection runs in them.
-- **Known**: failures that are the server's own, since the same kind of client fails at the same point on plain reloads of this server with no front; and
-  late ClientHellos that the handoff `pass` loses at each reload ([why](how-it-works.md#pass)), also at the one that changes to another handoff. Everything
-  else counts.
+- **Known**: failures that are the server's own, since the same kind of client fails at the same point on plain reloads of this server with no front
+  (during changes: with the same error, too); and late ClientHellos that the handoff `pass` loses at each reload ([why](how-it-works.md#pass)), also at the
+  one that changes to another handoff. Everything else counts.
 
 ## Every connection, by kind
 
@@ -64,6 +64,11 @@ def step_of(failure: dict[str, t.Any], steps: list[dict[str, t.Any]]) -> dict[st
     return begun[-1]
 
 
+def wording(failure: dict[str, t.Any]) -> str:
+    """Give a failure's error without its numbers, as in "3 streams"; an errno stays."""
+    return re.sub(r'(?<=[ \'"])\d+\b', 'N', failure['error']).replace('|', '/')
+
+
 def summary(result: dict[str, t.Any]) -> dict[str, t.Any]:
     """Give, for one server, the connections and failures of each state, by what was going on, and the failures by kind with their cause."""
     steps = result['steps']
@@ -74,20 +79,21 @@ def summary(result: dict[str, t.Any]) -> dict[str, t.Any]:
         part[step['kind'] + ' steps'] += 1
     parts[steps[0]['part']]['made'] += steps[0]['made']
     placed = [(failure, step_of(failure, steps)) for failure in result['failures']]
-    control = {(failure['kind'], failure['stage']) for failure, step in placed if step['part'] == 'no front'}
+    control = [failure for failure, step in placed if step['part'] == 'no front']
+    alike = {(one['kind'], one['stage']) for one in control}
+    same = {(one['kind'], one['stage'], wording(one)) for one in control}
     groups: collections.Counter[tuple[str, ...]] = collections.Counter()
     for failure, step in placed:
-        if step['part'] == 'no front' or (failure['kind'], failure['stage']) in control:
+        what = (failure['kind'], failure['stage'])
+        if step['part'] == 'no front' or (what in alike if step['kind'] == 'reload' else (*what, wording(failure)) in same):
             cause = 'server'
-        elif step['reloads'] == 'pass' and failure['stage'] in BEFORE_HELLO:
+        elif step['reloads'] == 'pass' and what[0] != 'acme' and what[1] in BEFORE_HELLO and re.search('ConnectionReset|imeout', failure['error']):
             cause = 'pass'
         else:
             cause = 'unknown'
         parts[step['part']][step['kind']] += 1
         parts[step['part']][cause] += 1
-        what = re.sub(r' \d+$', '', step['what'])
-        error = re.sub(r'(?<=[ \'"])\d+\b', 'N', failure['error']).replace('|', '/')  # as in "3 streams"; an errno stays
-        groups[step['part'], what, failure['network'], failure['kind'], failure['stage'], error, cause] += 1
+        groups[step['part'], re.sub(r' \d+$', '', step['what']), failure['network'], failure['kind'], failure['stage'], wording(failure), cause] += 1
     return {'parts': parts, 'counts': result['counts'], 'failures': [[*group, count] for group, count in sorted(groups.items())]}
 
 

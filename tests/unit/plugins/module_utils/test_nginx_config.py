@@ -6,11 +6,21 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
 
 import pytest
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Address, confirm, parse, parse_address, public_key, read
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import (
+    Address,
+    confirm,
+    included_files,
+    is_included,
+    parse,
+    parse_address,
+    public_key,
+    read,
+)
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
 CORPUS = pathlib.Path(__file__).parents[4] / 'tests' / 'corpus' / 'nginx'
@@ -20,7 +30,8 @@ WORDS = [
     (b'a b\tc\r\nd;', [['a', 'b', 'c', 'd']]),
     (b'a "b c" \'d;e\';', [['a', 'b c', 'd;e']]),
     (b'a "\\"" \'\\\'\';', [['a', '"', "'"]]),
-    (b'a b\\;c\\ d;', [['a', 'b\\;c d']]),
+    (b'a b\\;c\\ d;', [['a', 'b\\;c\\ d']]),
+    (b'a ${{b;', [['a', '${{b']]),
     (b'a ${b}c;', [['a', '${b}c']]),
     (b'a b"c;', [['a', 'b"c']]),
     (b'a b#c;', [['a', 'b#c']]),
@@ -191,3 +202,28 @@ def test_long_lua_string_without_end(text: bytes) -> None:
     """A megabyte of them is looked at once, not once for each."""
     with pytest.raises(Failed, match='in the Lua block has no end'):
         parse(b'init_by_lua_block {' + text * 500_000 + b'}')
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'expected'),
+    [
+        ('s/[^x]*', ['a', 'b[']),
+        ('s/[!x]*', ['a', 'b[']),
+        ('s/[[:alpha:]]*', ['a', 'b[', 'x']),
+        ('s/?\\[', ['b[']),
+        ('s/*', ['a', 'b[', 'x']),
+        ('s/.*', ['.', '..', '.hidden']),
+        ('t/*', []),
+    ],
+)
+def test_included_files_are_those_of_glob_3(tmp_path: pathlib.Path, pattern: str, expected: list[str]) -> None:
+    (tmp_path / 's').mkdir()
+    for name in ('a', 'b[', 'x', '.hidden'):
+        (tmp_path / 's' / name).touch()
+    found = included_files(str(tmp_path / 'nginx.conf'), pattern)
+    assert [os.path.basename(path) for path in found] == expected
+
+
+@pytest.mark.parametrize(('pattern', 'matches'), [('[^x]*.conf', True), ('[^f]*.conf', False), ('*', True), ('s/*', False), ('.*', False)])
+def test_is_included(pattern: str, matches: bool) -> None:
+    assert is_included('/etc/nginx/nginx.conf', pattern, '/etc/nginx/front.conf') is matches
