@@ -43,7 +43,7 @@ checkout:
 deps: $(CACHE)/deps/stamp
 $(CACHE)/deps/stamp: .venv/stamp
 	$(BIN)/pip download -qq --no-deps -d $(CACHE)/wheels ansible
-	$(BIN)/python .ci/unpack_collections.py $(CACHE)/wheels/ansible-*.whl $(CACHE)/deps community.docker community.library_inventory_filtering_v1
+	$(BIN)/python .ci/unpack_collections.py $(CACHE)/wheels/ansible-*.whl $(CACHE)/deps community.docker
 	touch $@
 
 build: venv

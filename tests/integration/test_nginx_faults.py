@@ -70,6 +70,15 @@ def test_directory_that_can_not_be_written(site: NginxSite) -> None:
     assert site.run().changed
 
 
+def test_killed_while_nginx_checks(site: NginxSite) -> None:
+    """Before `nginx -t` (`nginx -V` comes first), when what it is given lies beside the files: taken away, whatever is run next."""
+    before = site.picture()
+    assert site.run(environment={'FAULT': 'kill@2:run'}).code == -signal.SIGKILL
+    assert list(site.conf.glob('.*.seamless-view'))
+    site.run(state='absent')
+    as_before(site, before)
+
+
 @harness.needs_root
 def test_disk_full(site: NginxSite) -> None:
     directory = site.conf / 'sites-available'

@@ -224,6 +224,16 @@ def test_included_files_are_those_of_glob_3(tmp_path: pathlib.Path, pattern: str
     assert [os.path.basename(path) for path in found] == expected
 
 
-@pytest.mark.parametrize(('pattern', 'matches'), [('[^x]*.conf', True), ('[^f]*.conf', False), ('*', True), ('s/*', False), ('.*', False)])
-def test_is_included(pattern: str, matches: bool) -> None:
-    assert is_included('/etc/nginx/nginx.conf', pattern, '/etc/nginx/front.conf') is matches
+@pytest.mark.parametrize(
+    ('pattern', 'path', 'matches'),
+    [
+        ('[^x]*.conf', 'front.conf', True),
+        ('[^f]*.conf', 'front.conf', False),
+        ('*', 'front.conf', True),
+        ('s/*', 'front.conf', False),
+        ('.*', 'front.conf', False),
+        ('s/*', 's/new/backup', True),  # nginx would meet the directory `new`
+    ],
+)
+def test_is_included(pattern: str, path: str, matches: bool) -> None:
+    assert is_included('/etc/nginx/nginx.conf', pattern, '/etc/nginx/' + path) is matches
