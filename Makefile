@@ -20,9 +20,16 @@ SPHINX := $(CACHE)/docs-venv
 demo: venv checkout
 	$(BIN)/python demo/demo.py
 
-# Three at a time, since much of it waits for something, the longest first; each says what it has to say at its end.
+# Three at a time, since much of it waits for something, the longest first. Each says at its end what it had to say; one that failed, at the very end.
+TESTS := molecule integration sanity lint unit installed
+LOGS := $(CACHE)/test
 test: packages install deps
-	$(MAKE) --jobs=3 --output-sync=target -o packages -o build -o install molecule integration sanity lint unit installed
+	rm -rf $(LOGS)
+	mkdir $(LOGS)
+	$(MAKE) --jobs=3 --keep-going $(TESTS:%=test-%) || { tail -n 80 $(LOGS)/*; echo "Failed: $$(ls $(LOGS) | xargs)"; exit 1; }
+
+$(TESTS:%=test-%): test-%:
+	@$(MAKE) -o packages -o build -o install $* >$(LOGS)/$* 2>&1 && cat $(LOGS)/$* && rm $(LOGS)/$*
 
 packages:
 	.ci/packages.sh

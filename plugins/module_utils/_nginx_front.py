@@ -9,6 +9,7 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import re
@@ -321,6 +322,11 @@ def _backends(moved: list[_Moved], port: int, can: Abilities) -> tuple[dict[str,
     return backends, following
 
 
+def _wildcard(key: str) -> str:
+    """Give the key of the listen whose socket takes connections to this address, too, if there is one and no options say otherwise."""
+    return '::' if ':' in key else '0.0.0.0'
+
+
 def _stream_options(options: t.Iterable[str], version: tuple[int, ...]) -> tuple[tuple[str, ...], list[str]]:
     kept: list[str] = []
     dropped: list[str] = []
@@ -450,6 +456,9 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
             (word for one in moved if one.key == key for word in one.place.statement.arguments[1:] if SOCKET_OPTIONS.match(word)), can.version
         )
         warnings += ['listen %s: %s is left out of the front, since stream of this nginx does not know it' % (names[key][0], word) for word in dropped]
+        # The kernel keeps connections until their ClientHello comes: at a reload, an old worker that has one but no ClientHello loses it.
+        if handoff == 'pass' and 'deferred' not in options and (options or _wildcard(key) not in backends or key == _wildcard(key)):
+            options += ('deferred',)
         publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % (host, port), tuple(names[key][2])))
     trusted = [place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None]
     content = _render(config, wanted, handoff, publics, following, plain, stream is None, can, list(dict.fromkeys(trusted)) or ['0.0.0.0/0', '::/0'], endpoints)
@@ -576,15 +585,46 @@ def original(base: Base) -> dict[str, bytes | None]:
     return files
 
 
-def handing_back(base: Base, current: Config) -> dict[str, bytes | None]:
-    """Give the files for between: the sites have their public listens back, and those that the front hands to still, for its last connections."""
+def handing_back(base: Base, current: Config, resolve: t.Callable[[str], str]) -> dict[str, bytes | None]:
+    """Give the files for between: the sites have their public listens back, and those that the front hands to still, for its last connections.
+
+    What the kernel defers for the front, it defers until the last worker that can't do without is gone.
+    """
     data, main = current.real_data, current.real(current.main)
-    files: dict[str, bytes | None] = {}
+    files: dict[str, bytes] = {}
     for path, edits in sorted(base.undone.items(), key=lambda item: item[0] == main):
         both = [edit._replace(text=edit.text + b' ' + data[path][edit.begin : edit.end]) if edit.text else edit for edit in edits]
         files[path] = _spans.apply(data[path], both)
-    files[front_path(current.main)] = None
-    return files
+    fronts = [place.statement.arguments for place in current.places('listen') if place.path == front_path(current.main)]
+    keys = {public_key(address.host, resolve) for word, *options in fronts if 'deferred' in options for address in [parse_address(word)] if address}
+    if keys:
+        between = current.with_files({path: files[current.real(path)] for path in current.data if current.real(path) in files})
+        for path, edits in _deferring(between, base.front['https_port'], keys, resolve).items():
+            files[path] = _spans.apply(files[path], edits)
+    return {**files, front_path(current.main): None}
+
+
+def _deferring(config: Config, port: int, keys: t.Collection[str], resolve: t.Callable[[str], str]) -> dict[str, list[_spans.Edit]]:
+    """Give the edits, by real path, that make the sites' public listens of these keys `deferred`.
+
+    Of all that say `listen` with one address, a single one may have socket options (ngx_http_add_addresses).
+    """
+    listens: dict[str, list[Place]] = {}
+    for place in config.places('listen'):
+        address = _is_listen(place, port) if place.context[:1] == ('http',) else None
+        key = public_key(address.host, resolve) if address else ''
+        if key in keys:
+            listens.setdefault(key, []).append(place)
+    edits: dict[str, list[_spans.Edit]] = {}
+    for places in listens.values():
+        times = collections.Counter((place.path, place.statement.begin) for place in places)
+        with_options = [place for place in places if any(map(SOCKET_OPTIONS.match, place.statement.arguments[1:]))]
+        once = [place for place in places if times[place.path, place.statement.begin] == 1]  # in a file included twice, it would say so twice
+        for place in (with_options or once)[:1]:
+            if 'deferred' not in place.statement.arguments:
+                end = place.statement.words[-1].end
+                edits.setdefault(config.real(place.path), []).append(_spans.Edit(end, end, b' deferred'))
+    return edits
 
 
 def changes(current: Config, files: t.Mapping[str, bytes | None]) -> dict[str, bytes | None]:
@@ -602,13 +642,13 @@ def needs_handing_back(base: Base, front: Front) -> bool:
     )
 
 
-def steps(current: Config, base: Base, front: Front | None, running: bool) -> list[dict[str, bytes | None]]:
+def steps(current: Config, base: Base, front: Front | None, running: bool, resolve: t.Callable[[str], str]) -> list[dict[str, bytes | None]]:
     """Give the sets of files to put in place one after the other, each with only what changes; none where everything stands."""
     final = changes(current, contents(base, front) if front else original(base) if base.front else {})
     if not final:
         return []
     if running and base.front is not None and (front is None or needs_handing_back(base, front)):
-        down = [handing_back(base, current), original(base)]
+        down = [handing_back(base, current, resolve), original(base)]
         return [*down, contents(base, front)] if front else down
     return [final]
 

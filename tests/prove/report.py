@@ -30,7 +30,7 @@ Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json]
 - **During changes**: front put up, run again, handoff changed, challenge answered, front taken away, put up again, taken away; until the next step begins.
 - **During plain reloads**: %(reloads)d with each state (with a front one more, with a renewed certificate). Nothing of this collection runs in them.
 - **Known**: failures that are the server's own, since the same kind of client fails at the same point on plain reloads of this server with no front
-  (during changes: with the same error, too); and late ClientHellos that the handoff `pass` loses at each reload ([why](how-it-works.md#pass)), also at the
+  (during changes: with the same error, too); and late ClientHellos that the handoff `pass` loses at a reload ([why](how-it-works.md#pass)), also at the
   one that changes to another handoff. Everything else counts.
 
 ## Every connection, by kind
