@@ -106,9 +106,9 @@ BENCH := PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench
 bench: RESULT = docs/benchmarks
 bench: venv checkout deps $(CACHE)/bench-venv/stamp
 	.ci/packages.sh apache2-utils sslh uacme
-	$(BENCH)/data_path.py --rounds 9 --scale 0.5 --result $(RESULT).json
-	tests/bench/ext4.sh env $(BENCH)/module_scale.py --rounds 3 --sites 10 100 1000 10000 --result $(RESULT).json
-	.ci/with-docker.sh $(SHELL) -c '.ci/image.sh bookworm $(CACHE)/images && $(BENCH)/play.py --rounds 3 --hosts 1 5 20 --result $(RESULT).json'
+	$(BENCH)/data_path.py --rounds 21 --scale 0.3 --result $(RESULT).json
+	tests/bench/ext4.sh env $(BENCH)/module_scale.py --rounds 5 --sites 10 100 1000 10000 --result $(RESULT).json
+	.ci/with-docker.sh $(SHELL) -c '.ci/image.sh bookworm $(CACHE)/images && $(BENCH)/play.py --rounds 5 --hosts 1 5 20 --result $(RESULT).json'
 	$(CACHE)/bench-venv/bin/python tests/bench/report.py $(RESULT).json $(RESULT).md $(RESULT).svg
 
 bench-quick: RESULT = $(CACHE)/benchmarks

@@ -361,7 +361,7 @@ def _glob(pattern: str) -> list[str]:
 def is_included(main: str, pattern: str, path: str) -> bool:
     """Whether an include with this pattern might name ``path`` or a directory that is made on the way there; `*` takes `/` here (fnmatch(3))."""
     words = (os.fsencode(word) for word in (os.path.join(os.path.dirname(main), pattern), path))
-    return ctypes.CDLL(None).fnmatch(*words, 0) == 0
+    return bool(ctypes.CDLL(None).fnmatch(*words, 0) == 0)
 
 
 def _is_same(ours: str, theirs: str) -> bool:

@@ -597,7 +597,7 @@ def handing_back(base: Base, current: Config, resolve: t.Callable[[str], str]) -
         files[path] = _spans.apply(data[path], both)
     fronts = [place.statement.arguments for place in current.places('listen') if place.path == front_path(current.main)]
     keys = {public_key(address.host, resolve) for word, *options in fronts if 'deferred' in options for address in [parse_address(word)] if address}
-    if keys:
+    if base.front and keys:
         between = current.with_files({path: files[current.real(path)] for path in current.data if current.real(path) in files})
         for path, edits in _deferring(between, base.front['https_port'], keys, resolve).items():
             files[path] = _spans.apply(files[path], edits)

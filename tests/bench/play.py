@@ -19,7 +19,6 @@ HERE = pathlib.Path(__file__).parent
 IMAGE = 'seamless-bench-play'
 PLAYBOOKS = {'role': HERE / 'play' / 'role.yml', 'plain playbook': HERE / 'play' / 'plain.yml'}
 SITES = 5
-ONE_ROUND = 20  # from so many hosts on
 
 DOCKERFILE = r"""
 FROM %(base)s
@@ -90,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--result', type=pathlib.Path, required=True)
     parser.add_argument('--hosts', type=int, nargs='+', default=[1, 5, 20])
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--image', default='debian-systemd:bookworm')
     arguments = parser.parse_args()
     build(arguments.image)
@@ -101,7 +100,7 @@ def main() -> None:
             while len(names) < count:
                 names.append('seamless-bench-%d' % (len(names) + 1))
                 start(names[-1])
-            for dummy in range(arguments.rounds if count < ONE_ROUND else 1):
+            for dummy in range(arguments.rounds):
                 figures.setdefault(str(count), []).append({})
                 for label, playbook in PLAYBOOKS.items():
                     for name in names:

@@ -33,10 +33,10 @@ DATA = """
 ## Data path
 
 CPU time (kernel included) of all processes of the server and its front, pinned to one core with one worker each: median of %(rounds)d rounds (lowest to
-highest), and the ratio to the same server with no front; then what one ApacheBench on another core got out of it. The rounds go over all servers in turn.
-us: microseconds. The file has 50 MB. ApacheBench speaks HTTP/1.1; the plain web server behind HAProxy is on ApacheBench's core. Before nginx, ualpn sends the
-PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data path: how far its ratios are
-from 1 is how far two equal servers come out from one another here.
+highest), and the median ratio to the same server with no front in the same round; then what one ApacheBench on another core got out of it. The rounds go over
+all servers in turn. us: microseconds. The file has 50 MB. ApacheBench speaks HTTP/1.1; the plain web server behind HAProxy is on ApacheBench's core. Before
+nginx, ualpn sends the PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data path: how far its ratios are from 1 is how far
+two equal servers come out from one another here.
 
 %(table)s
 """
@@ -44,10 +44,9 @@ from 1 is how far two equal servers come out from one another here.
 MODULE = """
 ## Modules
 
-Servers stopped (reload and handshakes are not in it; the module's own `nginx -t` or `haproxy -c` is): median of the rounds (%(rounds)s), and the ratio to
-that check on the same tree in the same round. nginx: one file with one `listen` for each virtual host; HAProxy: one `bind`, and for each virtual host a rule
-in its frontend and a file with a backend. The files are on %(system)s. Peak memory is that of the module's
-process (or the check's), in MB.
+Servers stopped (reload and handshakes are not in it; the module's own `nginx -t` or `haproxy -c` is): median of %(rounds)s rounds (lowest to highest),
+and the median ratio to that check on the same tree in the same round. nginx: one file with one `listen` for each virtual host; HAProxy: one `bind`, and for each
+virtual host a rule in its frontend and a file with a backend. The files are on %(system)s. Peak memory is that of the module's process (or the check's).
 
 %(table)s
 """
@@ -55,7 +54,7 @@ process (or the check's), in MB.
 PLAY = """
 ## Playbooks
 
-Wall time of `ansible-playbook` with its defaults (five hosts at a time, no pipelining), median of the rounds (hosts: %(rounds)s; lowest to highest), and the
+Wall time of `ansible-playbook` with its defaults (five hosts at a time, no pipelining), median of %(rounds)s rounds (lowest to highest), and the
 modules executed on each host. Hosts are Debian 12 containers with an nginx of five sites, reached by `docker exec`. The
 [plain playbook](https://github.com/seamless/tls_alpn/blob/main/tests/bench/play/plain.yml) follows acme.sh's wiki with `replace`, `blockinfile` and handlers;
 it neither keeps the client's address nor proves or undoes anything.
@@ -76,20 +75,25 @@ def table(head: t.Sequence[str], rows: t.Sequence[t.Sequence[str]]) -> str:
 
 
 def short(value: float) -> str:
-    return '%.0f' % value if value >= 100 else '%.1f' % value
+    return '%.0f' % value if value >= 100 else '%.1f' % value if value >= 10 else '%.2f' % value
 
 
 def spread(values: t.Sequence[float]) -> str:
     return '%s (%s-%s)' % (short(statistics.median(values)), short(min(values)), short(max(values)))
 
 
-def middle(rounds: Rounds, name: str, what: str, base: str | None = None) -> float:
-    """Give the median over the rounds, as a ratio to ``base`` in the same round where there is one."""
-    return statistics.median(one[name][what] / (one[base][what] if base else 1) for one in rounds)
+def ratio(values: t.Sequence[float], base: t.Sequence[float]) -> float:
+    """Give the median over the rounds of the ratio in each."""
+    return statistics.median(value / one for value, one in zip(values, base))
+
+
+def column(rounds: Rounds, name: str, what: str) -> list[float]:
+    return [one[name][what] for one in rounds]
 
 
 def count_rounds(by_size: dict[str, Rounds]) -> str:
-    return '; '.join('%s: %d' % (size, len(rounds)) for size, rounds in by_size.items())
+    counts = {len(rounds) for rounds in by_size.values()}
+    return ' or '.join(map(str, sorted(counts)))
 
 
 def data_page(result: dict[str, t.Any]) -> str:
@@ -97,8 +101,7 @@ def data_page(result: dict[str, t.Any]) -> str:
     rows = []
     for label, measures in figures.items():
         base = figures['%s, no front' % label.partition(',')[0]]
-        ratios = {what: statistics.median(values) / statistics.median(base[what]) for what, values in measures.items()}
-        row = [label, *('%s, %.2f' % (spread(values), ratios[what]) for what, values in measures.items())]
+        row = [label, *('%s, %.2f' % (spread(values), ratio(values, base[what])) for what, values in measures.items())]
         rows.append([*row, *('%.0f' % statistics.median(values) for values in rates[label].values())])
     measures = list(next(iter(figures.values())))
     units = ['kept-alive requests/s', 'new connections/s', '50 MB files/s']
@@ -110,9 +113,9 @@ def module_page(modules: dict[str, dict[str, Rounds]], system: str) -> str:
     for server, by_sites in modules.items():
         for sites, rounds in by_sites.items():
             for name in rounds[0]:
-                figures = ['%.2f, %.1f' % (middle(rounds, name, what), middle(rounds, name, what, CHECKS[server])) for what in ('wall s', 'cpu s')]
-                rows.append([MODULES[server], sites, name, *figures, '%.0f' % middle(rounds, name, 'peak MB')])
-    head = ['module', 'virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB']
+                measures = [(column(rounds, name, what), column(rounds, CHECKS[server], what)) for what in ('wall s', 'cpu s', 'peak MB')]
+                rows.append([MODULES[server], sites, name, *('%s, %.2f' % (spread(values), ratio(values, base)) for values, base in measures)])
+    head = ['module', 'virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB, ratio']
     return MODULE % {'rounds': count_rounds(next(iter(modules.values()))), 'system': system, 'table': table(head, rows)}
 
 
@@ -123,7 +126,7 @@ def play_page(plays: dict[str, Rounds]) -> str:
             row = [hosts, label]
             for run in RUNS:
                 name = '%s, %s' % (label, run)
-                row += [spread([one[name]['wall s'] for one in rounds]), '%.0f' % rounds[0][name]['modules']]
+                row += [spread(column(rounds, name, 'wall s')), '%.0f' % rounds[0][name]['modules']]
             rows.append(row)
     head = ['hosts', 'playbook', 'first run, s', 'modules a host', 'no change, s', 'modules a host']
     return PLAY % {'rounds': count_rounds(plays), 'table': table(head, rows)}
@@ -140,7 +143,7 @@ def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[tuple[str, 
     ]
 
     def worst(label: str, base: str) -> float:
-        return max(statistics.median(figures[label][what]) / statistics.median(values) for what, values in figures[base].items())
+        return max(ratio(figures[label][what], values) for what, values in figures[base].items())
 
     return [('%s / %s: CPU, the worst of the three' % (label, base), aim, worst(label, base)) for label, base, aim in aims if label in figures]
 
@@ -151,20 +154,22 @@ def module_targets(server: str, by_sites: dict[str, Rounds]) -> list[tuple[str, 
     sites = sorted(by_sites, key=int)
     most = by_sites[sites[-1]]
     rows = [
-        ('%s, %s, %s virtual hosts / %s: wall' % (module, run, sites[-1], check), aim, middle(most, run, 'wall s', check)) for run, aim in zip(RUNS, (3.0, 1.0))
+        ('%s, %s, %s virtual hosts / %s: wall' % (module, run, sites[-1], check), aim, ratio(column(most, run, 'wall s'), column(most, check, 'wall s')))
+        for run, aim in zip(RUNS, (3.0, 1.0))
     ]
     if len(sites) > 3:
-        low, mid, high = ((int(one), middle(by_sites[one], 'first run', 'own cpu s')) for one in sites[-3:])
+        low, mid, high = ((int(one), statistics.median(column(by_sites[one], 'first run', 'own cpu s'))) for one in sites[-3:])
         growth = (high[1] - mid[1]) / (high[0] - mid[0]) / ((mid[1] - low[1]) / (mid[0] - low[0]))
         span = '%d to %d / %d to %d' % (mid[0], high[0], low[0], mid[0])
         rows.append(('%s, first run: own CPU for each further virtual host, %s' % (module, span), 1.2, growth))
-    rows.append(('%s, %s virtual hosts: peak MB' % (module, sites[-1]), 300, max(middle(most, name, 'peak MB') for name in most[0] if name != check)))
+    peak = max(max(column(most, name, 'peak MB')) for name in most[0] if name != check)
+    rows.append(('%s, %s virtual hosts: peak MB' % (module, sites[-1]), 300, peak))
     return rows
 
 
 def play_targets(plays: dict[str, Rounds]) -> list[tuple[str, float, float]]:
     return [
-        ('role / plain playbook, no change, hosts: %s: wall' % hosts, 0.5, middle(rounds, 'role, no change', 'wall s', 'plain playbook, no change'))
+        ('role / plain playbook, no change, hosts: %s: wall' % hosts, 0.5, ratio(*(column(rounds, label + ', no change', 'wall s') for label in PLAYS)))
         for hosts, rounds in plays.items()
     ]
 
@@ -189,13 +194,14 @@ def draw(result: dict[str, t.Any], path: pathlib.Path) -> None:
     for axis, (server, by_sites) in zip(lower, modules.items()):
         for name in next(iter(by_sites.values()))[0]:
             style = {'color': '#444', 'linestyle': '--'} if name == CHECKS[server] else {}
-            axis.loglog([int(one) for one in by_sites], [middle(rounds, name, 'wall s') for rounds in by_sites.values()], marker='o', label=name, **style)
+            medians = [statistics.median(column(rounds, name, 'wall s')) for rounds in by_sites.values()]
+            axis.loglog([int(one) for one in by_sites], medians, marker='o', label=name, **style)
         axis.set_title(MODULES[server])
         axis.set_xlabel('virtual hosts')
         axis.set_ylabel('wall s')
         axis.legend()
     for number, (label, run) in enumerate((label, run) for run in RUNS for label in PLAYS):
-        heights = [middle(rounds, '%s, %s' % (label, run), 'wall s') for rounds in plays.values()]
+        heights = [statistics.median(column(rounds, '%s, %s' % (label, run), 'wall s')) for rounds in plays.values()]
         style = {'color': COLOURS['nginx'] if label == 'role' else '#888', 'hatch': '//' if run == 'first run' else ''}
         lower[2].bar([place + (number - 1.5) * 0.2 for place in range(len(plays))], heights, 0.19, label='%s, %s' % (label, run), **style)
     lower[2].set_xticks(range(len(plays)), ['%s host%s' % (hosts, '' if hosts == '1' else 's') for hosts in plays])
