@@ -35,8 +35,8 @@ DATA = """
 CPU time (kernel included) of all processes of the server and its front, pinned to one core with one worker each: median of %(rounds)d rounds (lowest to
 highest), and the median ratio to the same server with no front in the same round; then what one ApacheBench on another core got out of it. The rounds go over
 all servers in turn. us: microseconds. The file has 50 MB. ApacheBench speaks HTTP/1.1; the plain web server behind HAProxy is on ApacheBench's core. Before
-nginx, ualpn sends the PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data path: how far its ratios are from 1 is how far
-two equal servers come out from one another here.
+nginx, ualpn sends the PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data path: how far its ratios are from 1 is
+how far two equal servers come out from one another here.
 
 %(table)s
 """
@@ -45,8 +45,8 @@ MODULE = """
 ## Modules
 
 Servers stopped (reload and handshakes are not in it; the module's own `nginx -t` or `haproxy -c` is): median of %(rounds)s rounds (lowest to highest),
-and the median ratio to that check on the same tree in the same round. nginx: one file with one `listen` for each virtual host; HAProxy: one `bind`, and for each
-virtual host a rule in its frontend and a file with a backend. The files are on %(system)s. Peak memory is that of the module's process (or the check's).
+and the median ratio to that check on the same tree in the same round. nginx: one file with one `listen` for each virtual host; HAProxy: one `bind`, and for
+each virtual host a rule in its frontend and a file with a backend. The files are on %(system)s. Peak memory is that of the module's process (or the check's).
 
 %(table)s
 """
