@@ -1,4 +1,4 @@
-"""What prove.py saw as a page: report.py RESULT.json PAGE.md SUMMARY.json
+"""What prove.py saw as a page: report.py RESULT.json PAGE.md SUMMARY.json (which keeps those servers that were not run now)
 
 Ends with 1 if a connection failed that neither the server itself nor the handoff `pass` is known to lose.
 """
@@ -15,7 +15,8 @@ import typing as t
 PAGE = """\
 # No failed connection
 
-Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json](no-failed-connection.json).
+Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json](no-failed-connection.json). A run of one server (`make prove PROVE='--servers nginx'`)
+leaves the figures of the others as they are.
 
 - machine: %(cpu)s, Linux %(kernel)s
 - %(servers)s
@@ -100,7 +101,10 @@ def summary(result: dict[str, t.Any]) -> dict[str, t.Any]:
 def main() -> None:
     source, page, figures = (pathlib.Path(word) for word in sys.argv[1:])
     result = json.loads(source.read_text())
-    servers = {label: summary(one) for label, one in result['servers'].items()}
+    servers = json.loads(figures.read_text())['servers'] if figures.exists() else {}
+    for one in servers.values():
+        one['parts'] = {name: collections.Counter(part) for name, part in one['parts'].items()}
+    servers.update({label: summary(one) for label, one in result['servers'].items()})
     figures.write_text(json.dumps({'machine': result['machine'], 'servers': servers}, indent=1) + '\n')
     fronts = {label: [part for name, part in one['parts'].items() if name != 'no front'] for label, one in servers.items()}
     unknown = sum(part['unknown'] for parts in fronts.values() for part in parts)
