@@ -15,8 +15,8 @@ import typing as t
 PAGE = """\
 # No failed connection
 
-Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json](no-failed-connection.json). A run of one server (`make prove PROVE='--servers nginx'`)
-leaves the figures of the others as they are.
+Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json](no-failed-connection.json). A run of one server
+(`make prove PROVE='--servers nginx'`) leaves the figures of the others as they are.
 
 - machine: %(cpu)s, Linux %(kernel)s
 - %(servers)s
