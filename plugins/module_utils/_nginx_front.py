@@ -322,9 +322,15 @@ def _backends(moved: list[_Moved], port: int, can: Abilities) -> tuple[dict[str,
     return backends, following
 
 
-def _wildcard(key: str) -> str:
-    """Give the key of the listen whose socket takes connections to this address, too, if there is one and no options say otherwise."""
-    return '::' if ':' in key else '0.0.0.0'
+def _has_socket(word: str, key: str, keys: t.Collection[str]) -> bool:
+    """Whether a listen without socket options, as written and by its key, has a socket of its own, not a wildcard's (ngx_stream_optimize_servers).
+
+    That of a name has one for each of its addresses, and perhaps for some only, so that the answer is no.
+    """
+    address = parse_address(word)
+    is_name = address is None or not public_key(address.host, lambda dummy: '')
+    wildcard = '::' if ':' in key else '0.0.0.0'
+    return key == wildcard or (wildcard not in keys and not is_name)
 
 
 def _stream_options(options: t.Iterable[str], version: tuple[int, ...]) -> tuple[tuple[str, ...], list[str]]:
@@ -457,7 +463,7 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
         )
         warnings += ['listen %s: %s is left out of the front, since stream of this nginx does not know it' % (names[key][0], word) for word in dropped]
         # The kernel keeps connections until their ClientHello comes: at a reload, an old worker that has one but no ClientHello loses it.
-        if handoff == 'pass' and 'deferred' not in options and (options or _wildcard(key) not in backends or key == _wildcard(key)):
+        if handoff == 'pass' and 'deferred' not in options and (options or _has_socket(names[key][0], key, backends)):
             options += ('deferred',)
         publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % (host, port), tuple(names[key][2])))
     trusted = [place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None]
@@ -595,19 +601,20 @@ def handing_back(base: Base, current: Config, resolve: t.Callable[[str], str]) -
     for path, edits in sorted(base.undone.items(), key=lambda item: item[0] == main):
         both = [edit._replace(text=edit.text + b' ' + data[path][edit.begin : edit.end]) if edit.text else edit for edit in edits]
         files[path] = _spans.apply(data[path], both)
-    fronts = [place.statement.arguments for place in current.places('listen') if place.path == front_path(current.main)]
+    fronts = [statement.arguments for statement in current.all_statements(front_path(current.main)) if statement.name == 'listen']
     keys = {public_key(address.host, resolve) for word, *options in fronts if 'deferred' in options for address in [parse_address(word)] if address}
     if base.front and keys:
         between = current.with_files({path: files[current.real(path)] for path in current.data if current.real(path) in files})
-        for path, edits in _deferring(between, base.front['https_port'], keys, resolve).items():
+        for path, edits in _deferring(between, base.front['https_port'], keys, files, resolve).items():
             files[path] = _spans.apply(files[path], edits)
     return {**files, front_path(current.main): None}
 
 
-def _deferring(config: Config, port: int, keys: t.Collection[str], resolve: t.Callable[[str], str]) -> dict[str, list[_spans.Edit]]:
-    """Give the edits, by real path, that make the sites' public listens of these keys `deferred`.
+def _deferring(config: Config, port: int, keys: t.Collection[str], files: t.Collection[str], resolve: t.Callable[[str], str]) -> dict[str, list[_spans.Edit]]:
+    """Give the edits of these files, by real path, that make the sites' public listens of these keys `deferred`.
 
-    Of all that say `listen` with one address, a single one may have socket options (ngx_http_add_addresses).
+    Of all that say `listen` with one address, a single one may have socket options (ngx_http_add_addresses). Where that can't be one of these files, there is
+    no edit, and late ClientHellos are lost.
     """
     listens: dict[str, list[Place]] = {}
     for place in config.places('listen'):
@@ -617,11 +624,12 @@ def _deferring(config: Config, port: int, keys: t.Collection[str], resolve: t.Ca
             listens.setdefault(key, []).append(place)
     edits: dict[str, list[_spans.Edit]] = {}
     for places in listens.values():
-        times = collections.Counter((place.path, place.statement.begin) for place in places)
+        times = collections.Counter((config.real(place.path), place.statement.begin) for place in places)
         with_options = [place for place in places if any(map(SOCKET_OPTIONS.match, place.statement.arguments[1:]))]
-        once = [place for place in places if times[place.path, place.statement.begin] == 1]  # in a file included twice, it would say so twice
-        for place in (with_options or once)[:1]:
-            if 'deferred' not in place.statement.arguments:
+        # In a file that is included twice, it would stand twice.
+        possible = [place for place in places if config.real(place.path) in files and times[config.real(place.path), place.statement.begin] == 1]
+        for place in (with_options or possible)[:1]:
+            if place in possible and 'deferred' not in place.statement.arguments:
                 end = place.statement.words[-1].end
                 edits.setdefault(config.real(place.path), []).append(_spans.Edit(end, end, b' deferred'))
     return edits

@@ -319,6 +319,8 @@ def test_front_of_each_handoff() -> None:
             ['443 deferred', '[::]:443 deferred', '[2001:db8::1]:443'],
             ['443 deferred', '[::]:443 deferred', '[2001:db8::1]:443'],
         ),
+        # A name may have an address that a wildcard covers, and one that it does not.
+        (['localhost:443'], ['localhost:443'], ['localhost:443']),
         (['[::]:443', '192.0.2.1:443'], ['[::]:443 deferred', '192.0.2.1:443 deferred'], ['[::]:443 deferred', '192.0.2.1:443 deferred']),
     ],
 )
@@ -336,11 +338,41 @@ def test_pass_lets_the_kernel_wait_for_the_hello(listens: list[str], publics: li
     assert 'deferred' not in front.decide(base, wanted('plain'), NEW, resolve).content.decode() or 'deferred' in ''.join(listens)
 
 
-def test_site_included_twice_is_not_deferred_twice() -> None:
-    site = '/nonexistent/site'
-    base = front.base_of(config_of({MAIN: b'http { include site; include site; }', site: b'server { listen 443; }'}, {'site': [site]}))
+@pytest.mark.parametrize(
+    ('added', 'deferred'),
+    [
+        ({'0': b'server { listen 443; }'}, True),
+        ({'z': b'server { listen 443 backlog=9; }'}, False),  # nginx refuses a second listen with socket options
+        ({'z': b'server { listen 192.0.2.1:443 backlog=9; }'}, True),
+    ],
+)
+def test_site_that_came_since_stays_as_it_is(added: dict[str, bytes], deferred: bool) -> None:
+    site = '/nonexistent/sites/site'
+    base = front.base_of(config_of({MAIN: b'http { include sites/*; }', site: b'server { listen 443; }'}, {'sites/*': [site]}))
     current = placed(base, front.decide(base, wanted('pass'), NEW, resolve))
-    assert b'deferred' not in (front.handing_back(front.base_of(current), current, resolve)[site] or b'deferred')
+    others = {'/nonexistent/sites/' + name: content for name, content in added.items()}
+    current = config_of({**current.data, **others}, {**current.includes, 'sites/*': sorted([site, *others])})
+    between, original = front.steps(current, front.base_of(current), None, True, resolve)
+    assert not {*between, *original} & {*others}
+    assert [path for path, content in between.items() if content and b' deferred' in content] == [site] * deferred
+
+
+@pytest.mark.parametrize('paths', [['/nonexistent/sites/site', '/nonexistent/sites/site'], ['/nonexistent/sites/site', '/nonexistent/sites/again']])
+def test_site_included_twice_is_not_deferred_twice(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    site = b'server { listen 443; }'
+    monkeypatch.setattr(_nginx_config.Config, 'real', lambda config, path: path.replace('/again', '/site'))
+    base = front.base_of(config_of({MAIN: b'http { include sites/*; }', **dict.fromkeys(paths, site)}, {'sites/*': paths}))
+    current = placed(base, front.decide(base, wanted('pass'), NEW, resolve))
+    current = config_of({**current.data, **dict.fromkeys(paths, current.data['/nonexistent/sites/site'])}, current.includes)
+    between, original = front.steps(current, front.base_of(current), None, True, resolve)
+    assert b'443' in between['/nonexistent/sites/site'] and b'deferred' not in between['/nonexistent/sites/site']
+
+
+def test_listens_are_deferred_on_the_way_back_though_nothing_includes_the_front() -> None:
+    base = front.base_of(config_of({MAIN: b'http { server { listen 443; } }'}))
+    current = placed(base, front.decide(base, wanted('pass'), NEW, resolve))
+    current = config_of({**current.data, MAIN: re.sub(rb'include [^;]*;', b'', current.data[MAIN])}, current.includes)
+    assert b'listen 443 deferred;' in front.handing_back(front.base_of(current), current, resolve)[MAIN]
 
 
 def test_options_that_an_old_stream_does_not_know() -> None:
