@@ -9,7 +9,6 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
-import collections
 import functools
 import os
 import re
@@ -32,7 +31,10 @@ from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction imp
 FRONT = 'seamless-tls-alpn.conf'  # beside the main file
 _META = b'# seamless.tls_alpn front: '
 # Socket options that http's `listen` has had for longer than stream's (CHANGES; ngx_stream_core_module.c).
-_STREAM_SINCE = {'fastopen': (1, 21, 0), 'deferred': (1, 25, 5), 'accept_filter': (1, 25, 5), 'setfib': (1, 25, 5), 'multipath': (1, 29, 7)}
+_STREAM_SINCE = {'fastopen': (1, 21, 0), 'setfib': (1, 25, 5), 'multipath': (1, 29, 7)}
+# With these, nginx takes a new connection for readable as long as reading it has not failed once, and does not ask to be told when there is more; but
+# ssl_preread only peeks, so that a ClientHello in two segments is never seen whole (ngx_stream_core_module.c, ngx_stream_preread_peek).
+_NOT_FOR_PREREAD = ('deferred', 'accept_filter')
 
 
 _HALF_CLOSE_SINCE = (1, 21, 4)  # proxy_half_close (CHANGES)
@@ -322,22 +324,13 @@ def _backends(moved: list[_Moved], port: int, can: Abilities) -> tuple[dict[str,
     return backends, following
 
 
-def _has_socket(word: str, key: str, keys: t.Collection[str]) -> bool:
-    """Whether a listen without socket options, as written and by its key, has a socket of its own, not a wildcard's (ngx_stream_optimize_servers).
-
-    That of a name has one for each of its addresses, and perhaps for some only, so that the answer is no.
-    """
-    address = parse_address(word)
-    is_name = address is None or not public_key(address.host, lambda dummy: '')
-    wildcard = '::' if ':' in key else '0.0.0.0'
-    return key == wildcard or (wildcard not in keys and not is_name)
-
-
 def _stream_options(options: t.Iterable[str], version: tuple[int, ...]) -> tuple[tuple[str, ...], list[str]]:
     kept: list[str] = []
     dropped: list[str] = []
     for option in dict.fromkeys(options):
-        (kept if version >= _STREAM_SINCE.get(option.partition('=')[0], (0,)) else dropped).append(option)
+        name = option.partition('=')[0]
+        if name not in _NOT_FOR_PREREAD:
+            (kept if version >= _STREAM_SINCE.get(name, (0,)) else dropped).append(option)
     return tuple(kept), dropped
 
 
@@ -462,9 +455,6 @@ def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str]
             (word for one in moved if one.key == key for word in one.place.statement.arguments[1:] if SOCKET_OPTIONS.match(word)), can.version
         )
         warnings += ['listen %s: %s is left out of the front, since stream of this nginx does not know it' % (names[key][0], word) for word in dropped]
-        # The kernel keeps connections until their ClientHello comes: at a reload, an old worker that has one but no ClientHello loses it.
-        if handoff == 'pass' and 'deferred' not in options and (options or _has_socket(names[key][0], key, backends)):
-            options += ('deferred',)
         publics.append(Public(key, names[key][0], options, names[key][1], '%s:%d' % (host, port), tuple(names[key][2])))
     trusted = [place.statement.arguments[0] for one in moved for place in settings.effective(one.place.blocks, 'set_real_ip_from') if proxied is not None]
     content = _render(config, wanted, handoff, publics, following, plain, stream is None, can, list(dict.fromkeys(trusted)) or ['0.0.0.0/0', '::/0'], endpoints)
@@ -591,48 +581,15 @@ def original(base: Base) -> dict[str, bytes | None]:
     return files
 
 
-def handing_back(base: Base, current: Config, resolve: t.Callable[[str], str]) -> dict[str, bytes | None]:
-    """Give the files for between: the sites have their public listens back, and those that the front hands to still, for its last connections.
-
-    What the kernel defers for the front, it defers until the last worker that can't do without is gone.
-    """
+def handing_back(base: Base, current: Config) -> dict[str, bytes | None]:
+    """Give the files for between: the sites have their public listens back, and those that the front hands to still, for its last connections."""
     data, main = current.real_data, current.real(current.main)
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | None] = {}
     for path, edits in sorted(base.undone.items(), key=lambda item: item[0] == main):
         both = [edit._replace(text=edit.text + b' ' + data[path][edit.begin : edit.end]) if edit.text else edit for edit in edits]
         files[path] = _spans.apply(data[path], both)
-    fronts = [statement.arguments for statement in current.all_statements(front_path(current.main)) if statement.name == 'listen']
-    keys = {public_key(address.host, resolve) for word, *options in fronts if 'deferred' in options for address in [parse_address(word)] if address}
-    if base.front and keys:
-        between = current.with_files({path: files[current.real(path)] for path in current.data if current.real(path) in files})
-        for path, edits in _deferring(between, base.front['https_port'], keys, files, resolve).items():
-            files[path] = _spans.apply(files[path], edits)
-    return {**files, front_path(current.main): None}
-
-
-def _deferring(config: Config, port: int, keys: t.Collection[str], files: t.Collection[str], resolve: t.Callable[[str], str]) -> dict[str, list[_spans.Edit]]:
-    """Give the edits of these files, by real path, that make the sites' public listens of these keys `deferred`.
-
-    Of all that say `listen` with one address, a single one may have socket options (ngx_http_add_addresses). Where that can't be one of these files, there is
-    no edit, and late ClientHellos are lost.
-    """
-    listens: dict[str, list[Place]] = {}
-    for place in config.places('listen'):
-        address = _is_listen(place, port) if place.context[:1] == ('http',) else None
-        key = public_key(address.host, resolve) if address else ''
-        if key in keys:
-            listens.setdefault(key, []).append(place)
-    edits: dict[str, list[_spans.Edit]] = {}
-    for places in listens.values():
-        times = collections.Counter((config.real(place.path), place.statement.begin) for place in places)
-        with_options = [place for place in places if any(map(SOCKET_OPTIONS.match, place.statement.arguments[1:]))]
-        # In a file that is included twice, it would stand twice.
-        possible = [place for place in places if config.real(place.path) in files and times[config.real(place.path), place.statement.begin] == 1]
-        for place in (with_options or possible)[:1]:
-            if place in possible and 'deferred' not in place.statement.arguments:
-                end = place.statement.words[-1].end
-                edits.setdefault(config.real(place.path), []).append(_spans.Edit(end, end, b' deferred'))
-    return edits
+    files[front_path(current.main)] = None
+    return files
 
 
 def changes(current: Config, files: t.Mapping[str, bytes | None]) -> dict[str, bytes | None]:
@@ -650,13 +607,13 @@ def needs_handing_back(base: Base, front: Front) -> bool:
     )
 
 
-def steps(current: Config, base: Base, front: Front | None, running: bool, resolve: t.Callable[[str], str]) -> list[dict[str, bytes | None]]:
+def steps(current: Config, base: Base, front: Front | None, running: bool) -> list[dict[str, bytes | None]]:
     """Give the sets of files to put in place one after the other, each with only what changes; none where everything stands."""
     final = changes(current, contents(base, front) if front else original(base) if base.front else {})
     if not final:
         return []
     if running and base.front is not None and (front is None or needs_handing_back(base, front)):
-        down = [handing_back(base, current, resolve), original(base)]
+        down = [handing_back(base, current), original(base)]
         return [*down, contents(base, front)] if front else down
     return [final]
 

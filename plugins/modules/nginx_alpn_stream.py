@@ -68,7 +68,7 @@ options:
       - How an ordinary connection gets to the site.
       - V(proxy_protocol) keeps the client's address by the PROXY protocol on loopback, and loses no connection at any reload.
       - V(pass) (nginx 1.25.5 and later) costs nothing and keeps the client's address, but a later reload of nginx loses connections
-        that have waited longer than a second for their ClientHello, or have half of it.
+        whose ClientHello has not arrived at that moment.
       - V(plain) loses the client's address.
       - V(auto) is V(proxy_protocol) where the realip module is there, else V(pass), else V(plain).
     type: str
@@ -259,7 +259,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         elif base.front is not None:
             port = base.front['https_port']
         server.refuse(port)
-        steps = _nginx_front.steps(current, base, front, running, resolve)
+        steps = _nginx_front.steps(current, base, front, running)
         places: dict[_probe.Endpoint, list[str]] = {}
         if running and params['verify'] and (front or base.front):
             places = endpoints(base.config, port)

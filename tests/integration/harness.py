@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -239,3 +240,26 @@ def offer(port: int, protocols: t.Sequence[str], address: str = '127.0.0.1', sni
             return hashlib.sha256(secured.getpeercert(True)).hexdigest(), secured.selected_alpn_protocol()
     except ssl.SSLError:
         return None, None
+
+
+def offer_in_two(port: int, protocols: t.Sequence[str], sni: str = 'a.example') -> str:
+    """Make a handshake whose ClientHello comes in two segments, as post-quantum ones do; give the certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(list(protocols))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname=sni)
+    with socket.create_connection(('127.0.0.1', port), PATIENCE) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        connection.sendall(outgoing.read(100))
+        time.sleep(0.5)  # long enough for a front that does not wait to have gone wrong, and shorter than the time that it has to wait
+        while True:
+            connection.sendall(outgoing.read())
+            try:
+                client.do_handshake()
+                return hashlib.sha256(client.getpeercert(True)).hexdigest()
+            except ssl.SSLWantReadError:
+                incoming.write(connection.recv(65536) or b'end of file')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
 import re
@@ -10,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 import typing as t
 
 import harness
@@ -83,31 +81,16 @@ def test_four_times_and_back(site: HaproxySite, handoff: str) -> None:
     assert site.answers('b.example')
 
 
-def test_hello_in_two_segments(site: HaproxySite) -> None:
+@pytest.mark.parametrize('options', ['', ' defer-accept'])
+def test_hello_in_two_segments(site: HaproxySite, options: str) -> None:
     """Post-quantum ClientHellos are that large; the front has to wait for the second half."""
+    text = site.main.read_text()
+    site.main.write_text(text.replace(' ssl crt', options + ' ssl crt'))
     site.start()
     assert site.run().changed
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(['acme-tls/1'])
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = context.wrap_bio(incoming, outgoing, server_hostname='a.example')
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-    hello = outgoing.read()
-    with socket.create_server(('127.0.0.1', site.acme)) as responder, socket.create_connection(('127.0.0.1', site.port), harness.PATIENCE) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(hello[:100])
-        time.sleep(0.5)  # long enough for a front that does not wait to have gone wrong, and shorter than the inspect delay
-        connection.sendall(hello[100:])
-        responder.settimeout(harness.PATIENCE)
-        with responder.accept()[0] as accepted:
-            accepted.settimeout(harness.PATIENCE)
-            received = b''
-            while len(received) < len(hello):
-                received += accepted.recv(len(hello))
-    assert received == hello
+    with harness.Responder(site.acme, site.root) as responder:
+        assert harness.offer_in_two(site.port, ['acme-tls/1']) == responder.certificate
+    assert harness.offer_in_two(site.port, ['http/1.1']) == harness.fingerprint(site.certificates['a.example'])
 
 
 WIKI = """\

@@ -8,7 +8,6 @@ import pathlib
 import signal
 import socket
 import ssl
-import time
 
 import harness
 import pytest
@@ -42,18 +41,21 @@ def test_four_times_and_back(site: NginxSite, handoff: str) -> None:
                 assert harness.offer(site.port, ['acme-tls/1'], address) == (responder.certificate, 'acme-tls/1')
             for protocols in (['h2', 'acme-tls/1'], ['acme-tls/1', 'http/1.1'], ['x-acme-tls/1'], ['ACME-TLS/1'], ['acme-tls/1.1']):
                 assert harness.offer(site.port, protocols)[0] != responder.certificate
-    with harness.Traffic(site.port, site.names, site.root):
-        assert site.run(state='absent', check=True).changed
+    if handoff == 'pass':  # nginx itself loses what has not sent its ClientHello when it reloads with `pass` in place
         assert site.run(state='absent').changed
-        assert not site.run(state='absent', check=True).changed
-        gone = site.picture()
-        assert not site.run(state='absent').changed
-        assert site.picture() == gone
+    else:
+        with harness.Traffic(site.port, site.names, site.root):
+            assert site.run(state='absent', check=True).changed
+            assert site.run(state='absent').changed
+            assert not site.run(state='absent', check=True).changed
+            gone = site.picture()
+            assert not site.run(state='absent').changed
+            assert site.picture() == gone
     assert site.picture().bytes == before.bytes
     assert site.answers('b.example')
 
 
-@pytest.mark.parametrize(('first', 'then'), [('proxy_protocol', 'plain'), ('plain', 'proxy_protocol'), ('proxy_protocol', 'pass'), ('pass', 'proxy_protocol')])
+@pytest.mark.parametrize(('first', 'then'), [('proxy_protocol', 'plain'), ('plain', 'proxy_protocol'), ('proxy_protocol', 'pass')])
 def test_change_over(site: NginxSite, first: str, then: str) -> None:
     before = site.picture()
     assert site.run(handoff=first).changed
@@ -66,29 +68,34 @@ def test_change_over(site: NginxSite, first: str, then: str) -> None:
 
 
 @pytest.mark.parametrize('handoff', HANDOFFS)
+@pytest.mark.parametrize('options', ['', ' deferred', ' deferred backlog=99'])
+def test_hello_in_two_segments(site: NginxSite, handoff: str, options: str) -> None:
+    """Post-quantum ClientHellos are that large; with `deferred`, nginx's ssl_preread waits for the second segment in vain."""
+    before = SITE % site.values('a.example')
+    path = site.write('a.example', before.replace('ssl default_server;', 'ssl default_server%s;' % options))
+    reload(site)
+    picture = site.picture()
+    assert site.run(handoff=handoff).changed
+    with harness.Responder(site.acme, site.root) as responder:
+        assert harness.offer_in_two(site.port, ['acme-tls/1']) == responder.certificate
+    assert harness.offer_in_two(site.port, ['http/1.1']) == harness.fingerprint(site.certificates['a.example'])
+    assert site.run(state='absent').changed
+    assert site.picture().bytes == picture.bytes and options.encode() in path.read_bytes()
+
+
+@pytest.mark.parametrize('handoff', ['proxy_protocol', 'plain'])
 def test_late_hellos_survive_a_reload(site: NginxSite, handoff: str) -> None:
-    """With `pass`, because the kernel keeps them back; for as long as its first retransmission of a SYN-ACK takes (tcp(7), TCP_DEFER_ACCEPT)."""
+    """With `pass` they do not, which is why it is not the default."""
     assert site.run(handoff=handoff).changed
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    for dummy in range(20):
-        began = time.monotonic()
-        clients = [socket.create_connection(('127.0.0.1', site.port), harness.PATIENCE) for dummy in range(10)]
-        reload(site)
-        in_time = time.monotonic() - began < 0.9
-        failed = 0
-        for client in clients:
-            try:
-                with context.wrap_socket(client, server_hostname='b.example') as secured:
-                    secured.sendall(b'GET / HTTP/1.0\r\n\r\n')
-                    assert secured.recv(100).startswith(b'HTTP/1.1 200')
-            except OSError:
-                failed += 1
-        if in_time:
-            assert not failed
-            return
-    pytest.fail('no reload was done within 0.9 s')
+    clients = [socket.create_connection(('127.0.0.1', site.port), harness.PATIENCE) for dummy in range(10)]
+    reload(site)
+    for client in clients:
+        with context.wrap_socket(client, server_hostname='b.example') as secured:
+            secured.sendall(b'GET / HTTP/1.0\r\n\r\n')
+            assert secured.recv(100).startswith(b'HTTP/1.1 200')
 
 
 def reload(site: NginxSite) -> None:

@@ -77,11 +77,11 @@ LISTENS = [
     ('443 ssl so_keepalive=on', '127.0.0.1:8443 ssl', '443 so_keepalive=on'),
     ('443 ssl so_keepalive=30m::10', '127.0.0.1:8443 ssl', '443 so_keepalive=30m::10'),
     ('443 ssl fastopen=256', '127.0.0.1:8443 ssl', '443 fastopen=256'),
-    ('443 ssl deferred', '127.0.0.1:8443 ssl', '443 deferred'),
+    ('443 ssl deferred', '127.0.0.1:8443 ssl', '443'),
     ('443 ssl bind', '127.0.0.1:8443 ssl', '443 bind'),
     ('443 ssl setfib=1', '127.0.0.1:8443 ssl', '443 setfib=1'),
     ('443 ssl multipath', '127.0.0.1:8443 ssl', '443 multipath'),
-    ('443 ssl accept_filter=dataready', '127.0.0.1:8443 ssl', '443 accept_filter=dataready'),
+    ('443 ssl accept_filter=dataready', '127.0.0.1:8443 ssl', '443'),
     ('[::]:443 ssl ipv6only=on', '[::1]:8443 ssl', '[::]:443 ipv6only=on'),
     ('[::]:443 ssl ipv6only=off', '[::1]:8443 ssl', '[::]:443 ipv6only=off'),
     ('[::]:443 ipv6only=off ssl http2 reuseport', '[::1]:8443 ssl http2', '[::]:443 ipv6only=off reuseport'),
@@ -304,79 +304,8 @@ def test_front_of_each_handoff() -> None:
         assert ('proxy_protocol' in re.sub('(?m)^#.*', '', content)) == (handoff == 'proxy_protocol')
 
 
-@pytest.mark.parametrize(
-    ('listens', 'publics', 'between'),
-    [
-        (['443 ssl', '443 ssl default_server'], ['443 deferred'], ['443 ssl deferred', '443 ssl default_server']),
-        (['443 ssl', '*:443 ssl backlog=9'], ['443 backlog=9 deferred'], ['443 ssl', '*:443 ssl backlog=9 deferred']),
-        (['443 ssl deferred', '443 ssl'], ['443 deferred'], ['443 ssl deferred', '443 ssl']),
-        # Beside a wildcard, others have its socket; options would give them one of their own, and nginx does not get both (ngx_stream.c).
-        (['192.0.2.1:443 ssl', '443 ssl'], ['443 deferred', '192.0.2.1:443'], ['192.0.2.1:443 ssl', '443 ssl deferred']),
-        (['192.0.2.1:443 bind', '443'], ['443 deferred', '192.0.2.1:443 bind deferred'], ['192.0.2.1:443 bind deferred', '443 deferred']),
-        (['192.0.2.1:443', '192.0.2.2:443'], ['192.0.2.1:443 deferred', '192.0.2.2:443 deferred'], ['192.0.2.1:443 deferred', '192.0.2.2:443 deferred']),
-        (
-            ['443', '[::]:443', '[2001:db8::1]:443'],
-            ['443 deferred', '[::]:443 deferred', '[2001:db8::1]:443'],
-            ['443 deferred', '[::]:443 deferred', '[2001:db8::1]:443'],
-        ),
-        # A name may have an address that a wildcard covers, and one that it does not.
-        (['localhost:443'], ['localhost:443'], ['localhost:443']),
-        (['[::]:443', '192.0.2.1:443'], ['[::]:443 deferred', '192.0.2.1:443 deferred'], ['[::]:443 deferred', '192.0.2.1:443 deferred']),
-    ],
-)
-def test_pass_lets_the_kernel_wait_for_the_hello(listens: list[str], publics: list[str], between: list[str]) -> None:
-    """Until the last worker that would lose such a connection is gone; with the other handoffs nobody loses one."""
-    sites = ['server { listen %s; }' % listen for listen in listens]
-    base = front.base_of(config_of({MAIN: ('http { %s }' % ' '.join(sites)).encode()}))
-    made = front.decide(base, wanted('pass'), NEW, resolve)
-    assert [line for line in made.content.decode().splitlines() if line.strip() in ['listen %s;' % public for public in publics]] == [
-        '        listen %s;' % public for public in publics
-    ]
-    current = placed(base, made)
-    content = front.handing_back(front.base_of(current), current, resolve)[MAIN]
-    assert content is not None and re.findall(rb'server \{ listen ([^;]*);', content) == [listen.encode() for listen in between]
-    assert 'deferred' not in front.decide(base, wanted('plain'), NEW, resolve).content.decode() or 'deferred' in ''.join(listens)
-
-
-@pytest.mark.parametrize(
-    ('added', 'deferred'),
-    [
-        ({'0': b'server { listen 443; }'}, True),
-        ({'z': b'server { listen 443 backlog=9; }'}, False),  # nginx refuses a second listen with socket options
-        ({'z': b'server { listen 192.0.2.1:443 backlog=9; }'}, True),
-    ],
-)
-def test_site_that_came_since_stays_as_it_is(added: dict[str, bytes], deferred: bool) -> None:
-    site = '/nonexistent/sites/site'
-    base = front.base_of(config_of({MAIN: b'http { include sites/*; }', site: b'server { listen 443; }'}, {'sites/*': [site]}))
-    current = placed(base, front.decide(base, wanted('pass'), NEW, resolve))
-    others = {'/nonexistent/sites/' + name: content for name, content in added.items()}
-    current = config_of({**current.data, **others}, {**current.includes, 'sites/*': sorted([site, *others])})
-    between, original = front.steps(current, front.base_of(current), None, True, resolve)
-    assert not {*between, *original} & {*others}
-    assert [path for path, content in between.items() if content and b' deferred' in content] == [site] * deferred
-
-
-@pytest.mark.parametrize('paths', [['/nonexistent/sites/site', '/nonexistent/sites/site'], ['/nonexistent/sites/site', '/nonexistent/sites/again']])
-def test_site_included_twice_is_not_deferred_twice(paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    site = b'server { listen 443; }'
-    monkeypatch.setattr(_nginx_config.Config, 'real', lambda config, path: path.replace('/again', '/site'))
-    base = front.base_of(config_of({MAIN: b'http { include sites/*; }', **dict.fromkeys(paths, site)}, {'sites/*': paths}))
-    current = placed(base, front.decide(base, wanted('pass'), NEW, resolve))
-    current = config_of({**current.data, **dict.fromkeys(paths, current.data['/nonexistent/sites/site'])}, current.includes)
-    between, original = front.steps(current, front.base_of(current), None, True, resolve)
-    assert b'443' in between['/nonexistent/sites/site'] and b'deferred' not in between['/nonexistent/sites/site']
-
-
-def test_listens_are_deferred_on_the_way_back_though_nothing_includes_the_front() -> None:
-    base = front.base_of(config_of({MAIN: b'http { server { listen 443; } }'}))
-    current = placed(base, front.decide(base, wanted('pass'), NEW, resolve))
-    current = config_of({**current.data, MAIN: re.sub(rb'include [^;]*;', b'', current.data[MAIN])}, current.includes)
-    assert b'listen 443 deferred;' in front.handing_back(front.base_of(current), current, resolve)[MAIN]
-
-
 def test_options_that_an_old_stream_does_not_know() -> None:
-    dummy, content, made = decided('http { server { listen 443 ssl deferred fastopen=9 backlog=5; } }', wanted(), OLD)
+    dummy, content, made = decided('http { server { listen 443 ssl setfib=1 fastopen=9 backlog=5; } }', wanted(), OLD)
     assert 'listen 443 backlog=5;' in content
     assert len(made.warnings) == 2
 
@@ -398,10 +327,10 @@ def test_files_in_an_order_that_no_reload_in_between_can_harm() -> None:
     site = '/nonexistent/site'
     base = front.base_of(config_of({MAIN: b'http { include site; }', site: b'server { listen 443; }'}, {'site': [site]}))
     made = front.decide(base, wanted(), NEW, resolve)
-    [up] = front.steps(base.config, base, made, True, resolve)
+    [up] = front.steps(base.config, base, made, True)
     assert list(up) == [FRONT, MAIN, site]
     current = placed(base, made)
-    between, original = front.steps(current, front.base_of(current), None, True, resolve)
+    between, original = front.steps(current, front.base_of(current), None, True)
     assert list(between) == [site, MAIN, FRONT] and list(original) == [site, MAIN, FRONT]
 
 
@@ -528,7 +457,7 @@ def test_disabled_site_is_put_back_as_well(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'sites' / 'a').unlink()
     current = front.with_front(_nginx_config.read(main))
     base = front.base_of(current)
-    [files] = front.steps(current, base, front.decide(base, wanted(), NEW, resolve), True, resolve)
+    [files] = front.steps(current, base, front.decide(base, wanted(), NEW, resolve), True)
     assert files[str(tmp_path / 'site')] == b'server { listen 443; server_name a; }'
     (tmp_path / 'site').unlink()
     assert front.base_of(front.with_front(_nginx_config.read(main))).warnings == ['%s: this file is not there any more' % (tmp_path / 'site')]
@@ -570,14 +499,14 @@ def test_damaged_front(damage: object, message: str) -> None:
 def test_steps() -> None:
     base = front.base_of(config_of({MAIN: SITES}))
     made = front.decide(base, wanted(), NEW, resolve)
-    assert len(front.steps(base.config, base, made, True, resolve)) == 1
+    assert len(front.steps(base.config, base, made, True)) == 1
     current = placed(base, made)
     base = front.base_of(current)
-    assert front.steps(current, base, front.decide(base, wanted(), NEW, resolve), True, resolve) == []
-    assert len(front.steps(current, base, front.decide(base, wanted(acme_port=10444), NEW, resolve), True, resolve)) == 1
-    assert len(front.steps(current, base, front.decide(base, wanted('pass'), NEW, resolve), True, resolve)) == 3
-    assert len(front.steps(current, base, front.decide(base, wanted('pass'), NEW, resolve), False, resolve)) == 1
-    between, original = front.steps(current, base, None, True, resolve)
+    assert front.steps(current, base, front.decide(base, wanted(), NEW, resolve), True) == []
+    assert len(front.steps(current, base, front.decide(base, wanted(acme_port=10444), NEW, resolve), True)) == 1
+    assert len(front.steps(current, base, front.decide(base, wanted('pass'), NEW, resolve), True)) == 3
+    assert len(front.steps(current, base, front.decide(base, wanted('pass'), NEW, resolve), False)) == 1
+    between, original = front.steps(current, base, None, True)
     assert original == {MAIN: SITES, FRONT: None}
     assert between == {
         MAIN: SITES.replace(b'listen 443 ssl;', b'listen 443 ssl; listen 127.0.0.1:8443 ssl; port_in_redirect off;').replace(
@@ -625,8 +554,8 @@ def test_properties(data: bytes, handoff: str) -> None:
     again = front.base_of(current)
     assert again.config.data[MAIN] == data and again.warnings == []
     second = front.decide(again, wanted(handoff), NEW, resolve)
-    assert front.steps(current, again, second, True, resolve) == []
-    for files in front.steps(current, again, None, True, resolve):
+    assert front.steps(current, again, second, True) == []
+    for files in front.steps(current, again, None, True):
         _nginx_config.parse(files[MAIN] or b'')
 
 
@@ -684,7 +613,7 @@ def test_corpus(path: pathlib.Path, handoff: str, variant: str) -> None:
     current = placed(base, made)
     again = front.base_of(current)
     assert again.config.data[MAIN] == data
-    assert front.steps(current, again, front.decide(again, wanted(handoff), NEW, resolve), True, resolve) == []
+    assert front.steps(current, again, front.decide(again, wanted(handoff), NEW, resolve), True) == []
 
 
 def test_corpus_is_large_enough() -> None:

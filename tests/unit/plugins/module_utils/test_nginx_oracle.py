@@ -128,15 +128,15 @@ def up_and_down(main: str, handoff: str) -> None:
     config = front.with_front(read(main))
     made = front.decide(front.base_of(config), wanted(handoff), CAN, resolve)
     assert made.handoff == handoff
-    for files in front.steps(config, front.base_of(config), made, True, resolve):
+    for files in front.steps(config, front.base_of(config), made, True):
         put(files)
         accepts(main)
 
     current = front.with_front(read(main))
     base = front.base_of(current)
     assert base.warnings == []
-    assert front.steps(current, base, front.decide(base, wanted(handoff), CAN, resolve), True, resolve) == []
-    down = front.steps(current, base, None, True, resolve)
+    assert front.steps(current, base, front.decide(base, wanted(handoff), CAN, resolve), True) == []
+    down = front.steps(current, base, None, True)
     assert len(down) == 2
     for files in down:
         put(files)
