@@ -96,9 +96,6 @@ class Config(t.NamedTuple):
     def sections(self) -> list[Section]:
         return [line.section for line in self.lines if line.is_header and line.section is not None]
 
-    def lines_of(self, section: Section) -> list[Line]:
-        return [line for line in self.lines if line.section == section]
-
 
 def _escape(data: bytes, position: int) -> tuple[bytes, int]:
     """Read what a backslash at ``position`` stands for; give it and where it ends (Manual 2.2)."""

@@ -519,6 +519,8 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
     wanted: dict[str, bytes | None] = {path: data if path != current.path or data else None for path, data in originals.items()}
     records: list[_spans.Record] = []
     if state == 'present':
+        if not 0 < wishes.https_port < 65536:
+            raise Failed('https_port: %d is no port' % wishes.https_port)
         if not binds:
             raise Failed('no bind on port %d was found in %s' % (wishes.https_port, ', '.join(source.path for source in config.sources)))
         wanted, records = _put_up(original, binds, wishes, wanted)

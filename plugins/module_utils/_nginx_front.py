@@ -413,6 +413,8 @@ def refuse_included(config: Config, path: str) -> None:
 def decide(base: Base, wanted: Wanted, can: Abilities, resolve: t.Callable[[str], str]) -> Front:
     """Decide the front for the operator's own configuration; raise Failed (file:line, and what to do) where it can't be."""
     config = base.config
+    if not all(0 < port < 65536 for port in (wanted.https_port, wanted.backend_port, wanted.acme_port)):
+        raise Failed('ports go from 1 to 65535; choose another https_port, backend_port or acme_port')
     refuse_included(config, front_path(config.main))
     moved = _moved(config, wanted.https_port, resolve)
     settings = _Settings(config, ['listen', 'port_in_redirect', 'absolute_redirect', 'real_ip_header', 'set_real_ip_from'])
@@ -486,8 +488,6 @@ def _refuse_taken(config: Config, wanted: Wanted, endpoints: t.Collection[str]) 
         for host, port in ports:
             if address is not None and address.covers(port) and address.host in ('', '0.0.0.0', '[::]', host, 'localhost'):
                 raise Failed('%s: port %d is used here already; choose another backend_port' % (place, port))
-    if not all(0 < port < 65536 for port in (wanted.https_port, wanted.backend_port, wanted.acme_port)):
-        raise Failed('ports go from 1 to 65535; choose another https_port, backend_port or acme_port')
     if wanted.acme_port == wanted.https_port:
         raise Failed('acme_port %d is the public port itself, so that challenges would go round in circles; choose another' % wanted.acme_port)
     if wanted.https_port in [port for dummy, port in ports]:

@@ -167,6 +167,7 @@ backup:
 
 import gc
 import os
+import re
 import socket
 import typing as t
 
@@ -183,7 +184,7 @@ def resolve(host: str) -> str:
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
-        raise Failed('listen %s: %s' % (host, error)) from error
+        raise Failed('no address is known for %s: %s' % (host, error)) from error
 
 
 def endpoints(config: Config, port: int) -> dict[_probe.Endpoint, list[str]]:
@@ -239,6 +240,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         # Decide
         front = None
         port = params['https_port']
+        if not re.fullmatch('[A-Za-z0-9.:_-]+', params['acme_host']):
+            raise Failed('acme_host: "%s" is no host' % params['acme_host'])
         responder = (resolve(params['acme_host']), params['acme_port'])
         if params['state'] == 'present':
             if not capability['tls_alpn']['supported']:

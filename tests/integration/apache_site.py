@@ -124,8 +124,7 @@ class ApacheSite:
         return int((self.root / 'run' / 'apache2.pid').read_text())
 
     def workers(self) -> list[int]:
-        out = subprocess.run(['pgrep', '-P', str(self.master)], check=False, capture_output=True, text=True).stdout
-        return [int(word) for word in out.split()]
+        return harness.children(self.master)
 
     def stop(self) -> None:
         try:

@@ -133,8 +133,7 @@ class HaproxySite:
         return harness.Picture.of(self.conf)
 
     def workers(self) -> set[int]:
-        listing = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(self.process.pid)], capture_output=True, text=True, check=False).stdout
-        return {int(pid) for pid in listing.split()}
+        return set(harness.children(self.process.pid))
 
     def remove(self) -> None:
         if self.process is not None:

@@ -159,6 +159,12 @@ def get(port: int, sni: str, path: str = '/', address: str = '127.0.0.1', source
     return Answer(hashlib.sha256(der).hexdigest(), protocol, int(head.split()[1]), body, head)
 
 
+def children(pid: int) -> list[int]:
+    """Give the processes that a process has started and that have not ended."""
+    out = subprocess.run(['pgrep', '-P', str(pid)], check=False, capture_output=True, text=True).stdout
+    return [int(word) for word in out.split()]
+
+
 class Picture(t.NamedTuple):
     """All files below a directory: content, mode, time and inode of each."""
 

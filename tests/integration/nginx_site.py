@@ -90,8 +90,7 @@ class NginxSite:
         return int((self.root / 'nginx.pid').read_text())
 
     def workers(self) -> list[int]:
-        out = subprocess.run(['pgrep', '-P', str(self.master)], check=False, capture_output=True, text=True).stdout
-        return [int(word) for word in out.split()]
+        return harness.children(self.master)
 
     def stop(self) -> None:
         try:

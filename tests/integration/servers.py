@@ -10,6 +10,7 @@ import typing as t
 
 import apache_site
 import haproxy_site
+import harness
 import nginx_site
 import pytest
 
@@ -31,3 +32,9 @@ def site_of(module: str) -> t.Iterator[t.Any]:
         yield site
     finally:
         site.remove()
+
+
+def as_before(site: t.Any, before: harness.Picture) -> None:
+    """Assert that every file has the bytes, the inode, the mode and the time that it had, that no other is there, and that the sites answer."""
+    assert site.picture() == before
+    assert all(site.answers(name) for name in ('a.example', 'b.example'))

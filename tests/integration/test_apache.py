@@ -12,7 +12,7 @@ import urllib.request
 import harness
 import pytest
 from apache_site import BINARY, MODULES, ApacheSite
-from servers import site_of
+from servers import as_before, site_of
 
 pytestmark = pytest.mark.skipif(not pathlib.Path(BINARY).exists(), reason='Debian package apache2 is not installed')
 
@@ -61,11 +61,6 @@ def test_four_times_and_back(site: ApacheSite) -> None:
         assert site.picture().bytes == before.bytes
         assert not site.run(check=True, state='absent').changed
         assert not site.run(state='absent').changed
-
-
-def as_before(site: ApacheSite, before: harness.Picture) -> None:
-    assert site.picture() == before
-    assert all(site.answers(name) for name in site.names)
 
 
 def test_chosen_virtual_hosts(site: ApacheSite) -> None:

@@ -12,7 +12,7 @@ import typing as t
 import harness
 import pytest
 from haproxy_site import BINARY, HaproxySite
-from servers import site_of
+from servers import as_before, site_of
 
 pytestmark = pytest.mark.skipif(not os.path.exists(BINARY), reason='HAProxy is not installed')
 
@@ -29,12 +29,6 @@ def site(stopped: HaproxySite) -> HaproxySite:
     """A private HAProxy that serves."""
     stopped.start()
     return stopped
-
-
-def as_before(site: HaproxySite, before: harness.Picture) -> None:
-    assert site.picture() == before
-    for name in ('a.example', 'b.example'):
-        assert site.answers(name)
 
 
 def test_broken_before(site: HaproxySite) -> None:

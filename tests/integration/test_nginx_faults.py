@@ -12,12 +12,7 @@ import subprocess
 import harness
 import pytest
 from nginx_site import NginxSite
-
-
-def as_before(site: NginxSite, before: harness.Picture) -> None:
-    assert site.picture() == before
-    for name in ('a.example', 'b.example'):
-        assert site.answers(name)
+from servers import as_before
 
 
 def test_broken_before(site: NginxSite) -> None:

@@ -102,7 +102,7 @@ def test_sections() -> None:
         ('backend', 'c', 9),
         ('peers', 'p', 10),
     ]
-    assert [line.values for line in config.lines_of(config.sections[2])] == [['frontend', 'a', 'from', 'base'], ['bind', ':1']]
+    assert [line.values for line in config.lines if line.section == config.sections[2]] == [['frontend', 'a', 'from', 'base'], ['bind', ':1']]
 
 
 def test_guards() -> None:
