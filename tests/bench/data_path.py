@@ -1,8 +1,7 @@
 """CPU time of the data path: data_path.py --result FILE.json [--rounds N] [--scale X]
 
-Every subject is a server of its own on unprivileged ports, pinned to one core with a single worker; ApacheBench runs on another. Rounds go over all
-subjects in turn, so that what disturbs the machine disturbs them all, and each starts its server anew, since two processes of one server differ by some
-percent, for as long as they live. Counted is the time on the CPU, kernel
+Every subject is a server of its own on unprivileged ports, all started at once and pinned to one core with a single worker; ApacheBench runs on
+another. Rounds go over all subjects in turn, so that what disturbs the machine disturbs them all. Counted is the time on the CPU, kernel
 included, of all processes of the subject (/proc/PID/task/TID/schedstat, proc(5)), before and after a round: it stays the same where requests a second,
 which are kept as well, do not.
 """
@@ -225,10 +224,8 @@ class Subject:
         return sum(int(path.read_text().split()[0]) for path in tasks) / 1e9
 
     def stop(self) -> None:
-        pids = self.pids()
-        for pid in pids:
+        for pid in self.pids():
             os.kill(pid, 15)
-        harness.wait_for(lambda: not any(os.path.exists('/proc/%d' % pid) for pid in pids), '%s does not stop' % self.label)
 
 
 def load(port: int, path: str, count: int, parallel: int, *options: str) -> float:
@@ -340,9 +337,6 @@ def main() -> None:
                 subject.put_front()
         for number in range(arguments.rounds):
             for subject in subjects:
-                subject.stop()
-                subject.start()
-                load(subject.port, '/', 200, 8)  # what is done once is done
                 for what, (path, count, parallel, options, unit) in MEASURES.items():
                     count = max(int(count * arguments.scale), parallel)
                     before = subject.cpu()
