@@ -68,7 +68,7 @@ def test_change_over(site: NginxSite, first: str, then: str) -> None:
 
 
 @pytest.mark.parametrize('handoff', HANDOFFS)
-@pytest.mark.parametrize('options', ['', ' deferred', ' deferred backlog=99'])
+@pytest.mark.parametrize('options', ['', ' deferred backlog=99'])
 def test_hello_in_two_segments(site: NginxSite, handoff: str, options: str) -> None:
     """Post-quantum ClientHellos are that large; with `deferred`, nginx's ssl_preread waits for the second segment in vain."""
     before = SITE % site.values('a.example')
