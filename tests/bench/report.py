@@ -95,8 +95,8 @@ def column(rounds: Rounds, name: str, what: str) -> list[float]:
     return [one[name][what] for one in rounds]
 
 
-def count_rounds(by_size: dict[str, Rounds]) -> str:
-    counts = {len(rounds) for rounds in by_size.values()}
+def count_rounds(sizes: t.Iterable[dict[str, Rounds]]) -> str:
+    counts = {len(rounds) for by_size in sizes for rounds in by_size.values()}
     return ' or '.join(map(str, sorted(counts)))
 
 
@@ -120,7 +120,7 @@ def module_page(modules: dict[str, dict[str, Rounds]], system: str) -> str:
                 measures = [(column(rounds, name, what), column(rounds, CHECKS[server], what)) for what in ('wall s', 'cpu s', 'peak MB')]
                 rows.append([MODULES[server], sites, name, *('%s, %.2f' % (spread(values), ratio(values, base)) for values, base in measures)])
     head = ['module', 'virtual hosts', 'run', 'wall s, ratio', 'CPU s, ratio', 'peak MB, ratio']
-    return MODULE % {'rounds': count_rounds(next(iter(modules.values()))), 'system': system, 'table': table(head, rows)}
+    return MODULE % {'rounds': count_rounds(modules.values()), 'system': system, 'table': table(head, rows)}
 
 
 def play_page(plays: dict[str, Rounds]) -> str:
@@ -133,7 +133,7 @@ def play_page(plays: dict[str, Rounds]) -> str:
                 row += [spread(column(rounds, name, 'wall s')), '%.0f' % rounds[0][name]['modules']]
             rows.append(row)
     head = ['hosts', 'playbook', 'first run, s', 'modules a host', 'no change, s', 'modules a host']
-    return PLAY % {'rounds': count_rounds(plays), 'table': table(head, rows)}
+    return PLAY % {'rounds': count_rounds([plays]), 'table': table(head, rows)}
 
 
 def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[tuple[str, float, float]]:
