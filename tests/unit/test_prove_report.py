@@ -53,8 +53,9 @@ def test_what_the_server_loses_with_no_front_is_its_own() -> None:
 
 
 def test_a_client_that_waited_in_vain_waited_through_a_change() -> None:
-    assert causes((43, 59, 'new', 'handshake', 'TimeoutError()')) == [('plain', 'unknown')]  # nor does `pass` excuse it
-    assert causes((47, 59, 'new', 'handshake', 'TimeoutError()')) == [('plain', 'unknown')]
+    for since, kind in ((43, 'change'), (47, 'reload')):
+        assert report.step_of({'since': since, 'at': 59, 'error': 'TimeoutError()'}, STEPS)['kind'] == kind
+    assert causes((31, 39, 'late', 'handshake', 'TimeoutError()')) == [('pass', 'unknown')]  # `pass` resets what it loses
 
 
 def test_every_connection_is_counted_in_one_state() -> None:
