@@ -18,7 +18,7 @@ import traceback
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _spans
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, RealPaths
 
 try:
     import crossplane
@@ -218,8 +218,7 @@ class Config:
         self.includes = includes
         self._statements: dict[str, list[Statement]] = {}
         self._starts: dict[str, set[int]] = {}
-        self._real: dict[str, str] = {}
-        self._directories: dict[str, str] = {}
+        self._real = RealPaths()
 
     def statements(self, path: str) -> list[Statement]:
         """Give the statements of one of the files."""
@@ -239,16 +238,7 @@ class Config:
 
     def real(self, path: str) -> str:
         """Give the real path of one of the files."""
-        if path not in self._real:
-            directory, name = os.path.split(path)
-            # Thousands of files are in few directories, whose way up is looked at once.
-            self._real[path] = os.path.realpath(path) if os.path.islink(path) or not name else os.path.join(self._real_directory(directory), name)
         return self._real[path]
-
-    def _real_directory(self, path: str) -> str:
-        if path not in self._directories:
-            self._directories[path] = os.path.realpath(path)
-        return self._directories[path]
 
     @functools.cached_property
     def real_data(self) -> dict[str, bytes]:
@@ -279,7 +269,7 @@ class Config:
     def with_files(self, files: t.Mapping[str, bytes]) -> Config:
         """Give the configuration as it would be with other bytes in some files."""
         config = Config(self.main, {**self.data, **files}, self.includes)
-        config._real, config._directories = self._real, self._directories
+        config._real = self._real
         config._statements = {path: statements for path, statements in self._statements.items() if path not in files}
         return config
 
@@ -381,12 +371,15 @@ def _compare(path: str, ours: list[Statement], theirs: list[dict[str, t.Any]]) -
             _compare(path, one.block, other.get('block', []))
 
 
-def confirm(config: Config) -> None:
-    """Raise Failed unless crossplane sees the same statements in every file, since else neither reader is to be trusted.
+def confirm(config: Config, front: str) -> None:
+    """Raise Failed unless crossplane sees the same statements in every file of the operator's, since else neither reader is to be trusted.
 
-    crossplane's checks are off (its tables are older than today's nginx).
+    The front's own file is left out: its comments are megabytes where there are thousands of sites. crossplane's checks are off (its
+    tables are older than today's nginx).
     """
     for path in config.data:
+        if path == front:
+            continue
         payload = crossplane.parse(path, single=True, comments=False, check_ctx=False, check_args=False)
         for error in payload['errors']:
             raise Failed('%s:%s: %s' % (error['file'], error['line'] or 0, error['error']))

@@ -17,6 +17,7 @@ import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _listeners, _probe, _process, _spans
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config import Config, confirm, included_files, includes
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_front import front_path
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
 
 RELOAD_TIMEOUT = 60  # seconds for a new generation of workers
@@ -97,7 +98,7 @@ class NginxServer:
         try:
             view = self._view(self._main, staged, copies)
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                confirmed = None if self._confirmed else pool.submit(confirm, self._current)
+                confirmed = None if self._confirmed else pool.submit(confirm, self._current, front_path(self._main))
                 self.test(view)
             if confirmed is not None:
                 confirmed.result()

@@ -66,10 +66,37 @@ def state_directory() -> str:
     return os.path.join(os.environ.get('XDG_STATE_HOME') or os.path.expanduser('~/.local/state'), 'seamless-tls-alpn')
 
 
+class RealPaths(dict[str, str]):
+    """The real path of each path asked for. Thousands of files are in few directories, whose way up is looked at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._directories: dict[str, str] = {}
+
+    def __missing__(self, path: str) -> str:
+        directory, name = os.path.split(path)
+        if os.path.islink(path) or not name:
+            real = os.path.realpath(path)
+        else:
+            if directory not in self._directories:
+                self._directories[directory] = os.path.realpath(directory)
+            real = os.path.join(self._directories[directory], name)
+        self[path] = real
+        return real
+
+
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _begin_sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # Linux then begins to write what is not on disk (mm/fadvise.c)
     finally:
         os.close(descriptor)
 
@@ -80,6 +107,8 @@ def _sync_all(paths: t.Iterable[str]) -> None:
 
     def sync(lot: list[str]) -> None:
         for path in lot:
+            _begin_sync(path)
+        for path in lot:
             _sync(path)
 
     with concurrent.futures.ThreadPoolExecutor(_SYNCERS) as pool:
@@ -87,7 +116,8 @@ def _sync_all(paths: t.Iterable[str]) -> None:
 
 
 def _sibling(target: str, suffix: str) -> str:
-    return os.path.join(os.path.dirname(target), '.%s.seamless-%s' % (os.path.basename(target), suffix))
+    directory, dummy, name = target.rpartition('/')
+    return '%s/.%s.seamless-%s' % (directory, name, suffix)
 
 
 def _remove(path: str) -> None:
@@ -242,7 +272,8 @@ class Transaction:
             self._end()
 
     def _begin(self, paths: t.Sequence[str]) -> None:
-        self._targets = {path: os.path.realpath(path) for path in paths}
+        real = RealPaths()
+        self._targets = {path: real[path] for path in paths}
         self._existed = {target: os.path.exists(target) for target in self._targets.values()}
         for path, target in self._targets.items():
             if self._existed[target] and not os.path.isfile(target):

@@ -113,7 +113,7 @@ def test_both_readers_agree(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     main = tmp_path / 'nginx.conf'
     main.write_bytes(re.sub(rb'(?m)^\s*include .*;', b'', path.read_bytes()))
     config = read(str(main))
-    confirm(config)
+    confirm(config, '')
     assert [place for place in config.places() if place.context == ('http', 'server') and place.statement.name == 'listen']
 
 
@@ -128,7 +128,7 @@ def test_keys_of_maps(key: str, tmp_path: pathlib.Path) -> None:
     """What looks like a directive's name and is a pattern."""
     (tmp_path / 'nginx.conf').write_text('http {\n map $uri $z {\n default 0;\n %s 1;\n }\n}\n' % key)
     config = read(str(tmp_path / 'nginx.conf'))
-    confirm(config)
+    confirm(config, '')
     assert [place.statement.arguments for place in config.places()][2:] == [['0'], ['1']]
 
 
@@ -136,14 +136,23 @@ def test_readers_that_differ(tmp_path: pathlib.Path) -> None:
     """crossplane takes what follows `${x}` in a name along with it: refused, with the line, rather than half understood."""
     (tmp_path / 'nginx.conf').write_text('http {\n map $uri $z {\n ~${x} 1;\n }\n}\n')
     with pytest.raises(Failed, match='nginx.conf:3: this statement is not understood'):
-        confirm(read(str(tmp_path / 'nginx.conf')))
+        confirm(read(str(tmp_path / 'nginx.conf')), '')
+
+
+def test_the_front_is_not_confirmed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / 'nginx.conf').write_text('events { }\ninclude front.conf;\n')
+    (tmp_path / 'front.conf').write_text('stream {\n map $x $z {\n ~${x} 1;\n }\n}\n')
+    config = read(str(tmp_path / 'nginx.conf'))
+    confirm(config, str(tmp_path / 'front.conf'))
+    with pytest.raises(Failed, match='front.conf:3: this statement is not understood'):
+        confirm(config, '')
 
 
 def test_lua_that_crossplane_does_not_understand(tmp_path: pathlib.Path) -> None:
     """A lone brace in a long Lua string: refused, with the line, rather than half understood."""
     (tmp_path / 'nginx.conf').write_text('http {\n  init_by_lua_block {\n x = [[ { ]]\n }\n  server { listen 443; }\n}\n')
     with pytest.raises(Failed, match=r'nginx.conf:\d+: '):
-        confirm(read(str(tmp_path / 'nginx.conf')))
+        confirm(read(str(tmp_path / 'nginx.conf')), '')
 
 
 def test_includes(tmp_path: pathlib.Path) -> None:

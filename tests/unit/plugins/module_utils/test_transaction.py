@@ -18,7 +18,7 @@ import typing as t
 
 import pytest
 from ansible_collections.seamless.tls_alpn.plugins.module_utils import _transaction
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, RealPaths, Stage, Transaction
 
 
 class Server:
@@ -73,6 +73,16 @@ def stages(tree: pathlib.Path) -> list[Stage]:
         Stage({str(tree / 'a'): b'middle a', str(tree / 'link'): b'new b'}),
         Stage({str(tree / 'a'): None, str(tree / 'c'): b'new c'}),
     ]
+
+
+def test_real_paths(tree: pathlib.Path) -> None:
+    (tree.parent / 'linked').symlink_to('conf')
+    (tree / 'loose').symlink_to('../nowhere/x')
+    real = RealPaths()
+    for directory in ('conf', 'linked', 'conf/../linked'):
+        for name in ('a', 'link', 'loose', 'missing', ''):
+            path = os.path.join(tree.parent, directory, name)
+            assert real[path] == real[path] == os.path.realpath(path)
 
 
 def test_change(tree: pathlib.Path) -> None:
