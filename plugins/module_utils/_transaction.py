@@ -8,7 +8,8 @@ PRIVATE to the collection, may change at any time.
 
 Originals are kept as hidden hard links beside the files (``.NAME.seamless-old``), so that putting them back needs no space and gives
 back the very files, times included. Names that begin with a dot are matched by no include glob (glob(7)). A journal in the state
-directory names them from before the first rename until the proof; the next run finds it and puts the files back first.
+directory names them from before the first rename until the proof; the next run finds it. If all files were in place, the server may
+have loaded them, and that run goes on from there, with the same originals to put back; else it puts the files back first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -126,6 +128,18 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, 'rb') as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
 def _make_private(directory: str) -> None:
     """Make a directory, and those above it that are not there, for the owner alone, whatever the umask is."""
     umask = os.umask(0o077)
@@ -182,8 +196,8 @@ def _ignore_signals() -> None:
 class Transaction:
     """The right to change one server's configuration, named by ``key`` (its main file): lock, journal, change.
 
-    With ``check_mode`` nothing may be changed, and nothing is locked. ``recovered`` tells that a run before this one was killed and that
-    its files were put back just now.
+    With ``check_mode`` nothing may be changed, and nothing is locked. ``recovered`` tells that a run before this one was killed, so that
+    nobody knows which configuration the server has loaded.
     """
 
     def __init__(self, key: str, backup_dir: str | None = None, check_mode: bool = False) -> None:
@@ -197,6 +211,8 @@ class Transaction:
         self._lock: int | None = None
         self._targets: dict[str, str] = {}
         self._existed: dict[str, bool] = {}
+        self._last: dict[str, str | None] = {}
+        self._continues = False
         self.recovered = False
         self.backup: str | None = None
 
@@ -208,7 +224,7 @@ class Transaction:
     def __enter__(self) -> Transaction:
         if self._check_mode:
             if self.interrupted:
-                raise Failed('a run was killed here; the next one (not in check mode) puts its files back first, so that nothing can be foretold')
+                raise Failed('a run was killed here; the next one (not in check mode) puts that right first, so that nothing can be foretold')
             return self
         if not os.path.isdir(self._directory):
             _make_private(self._directory)
@@ -232,27 +248,39 @@ class Transaction:
         return self
 
     def __exit__(self, *dummy: object) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
+        try:
+            if self._continues:  # this run came to nothing before it could end what the killed one began
+                self._take_back()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
 
     def _read(self, path: str) -> None:
         try:
             with open(path, encoding='utf-8') as stream:
                 journal = json.load(stream)
-        except ValueError as error:
+            self._targets, self._existed, self._last = journal['targets'], journal['existed'], journal['last']
+        except (ValueError, KeyError) as error:
             raise Failed('%s: not a journal (%s); look at the files that it should name, then remove it' % (path, error)) from error
-        self._targets, self._existed = journal['targets'], journal['existed']
 
     def _recover(self) -> None:
         self._read(self._journal)
+        self.recovered = True
+        self._continues = all(_digest(_content(target)) == digest for target, digest in self._last.items())
+        if self._continues:
+            self._sweep()
+        else:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        self._continues = False
         self._restore()
         self._end()
-        self.recovered = True
 
     def change(self, stages: t.Sequence[Stage], server: Server) -> None:
         """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise."""
         with _interruptible():
-            self._begin(sorted({path for stage in stages for path in stage.files}))
+            self._begin({path: content for stage in stages for path, content in stage.files.items()})
             applied = False
             try:
                 for number, stage in enumerate(stages):
@@ -271,34 +299,39 @@ class Transaction:
                 raise
             self._end()
 
-    def _begin(self, paths: t.Sequence[str]) -> None:
+    def _begin(self, files: t.Mapping[str, bytes | None]) -> None:
+        """Write the journal of a change that ends with ``files`` (besides what a killed run has in place, if this one goes on from there)."""
         real = RealPaths()
-        self._targets = {path: real[path] for path in paths}
-        self._existed = {target: os.path.exists(target) for target in self._targets.values()}
-        for path, target in self._targets.items():
-            if self._existed[target] and not os.path.isfile(target):
+        targets = {path: real[path] for path in sorted(files)}
+        for path, target in targets.items():
+            if os.path.exists(target) and not os.path.isfile(target):
                 raise Failed('%s: not a regular file' % path)
-        olds = {_sibling(target, 'old') for target in self._existed}
+        fresh = {target for target in targets.values() if target not in self._existed}
+        olds = {_sibling(target, 'old') for target in fresh}
         for directory in filter(os.path.isdir, {os.path.dirname(old) for old in olds}):
             for name in os.listdir(directory):
                 if os.path.join(directory, name) in olds:  # nobody's: a copy of the directory was put back, perhaps
                     _remove(os.path.join(directory, name))
+        self._targets.update(targets)
+        self._existed.update({target: os.path.exists(target) for target in fresh})
+        self._last.update({targets[path]: _digest(content) for path, content in files.items()})
         self._keep_backup()
         temporary = self._journal + '.new'
         try:
-            _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed}).encode(), None, 0o600)
+            _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed, 'last': self._last}).encode(), None, 0o600)
             _sync(temporary)
             os.rename(temporary, self._journal)
             _sync(self._directory)
         except OSError as error:
             _remove(temporary)
             raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
+        self._continues = False
 
     def _keep_backup(self) -> None:
         if self._backup_dir is None:
             return
         self.backup = os.path.join(self._backup_dir, time.strftime('%Y-%m-%dT%H%M%S') + '.%d' % os.getpid())
-        copies = {target: self.backup + target for target, existed in self._existed.items() if existed}
+        copies = {target: self.backup + target for target in self._existed if os.path.exists(target)}
         try:
             for target, copy in copies.items():
                 _make_private(os.path.dirname(copy))
@@ -350,13 +383,17 @@ class Transaction:
                 _remove(old)  # rename(2) does nothing between two links of one file
             elif not existed:
                 _remove(target)
+        self._sweep()
+        _sync_all({os.path.dirname(target) for target in self._existed})
+
+    def _sweep(self) -> None:
+        """Take away what was staged and is in place nowhere, and what the server was given to check."""
+        for target in self._existed:
             _remove(_sibling(target, 'new'))
-        directories = {os.path.dirname(target) for target in self._existed}
-        for directory in directories:
+        for directory in {os.path.dirname(target) for target in self._existed}:
             for name in os.listdir(directory):
-                if name.startswith('.') and name.endswith('.seamless-view'):  # what a server was given to check
+                if name.startswith('.') and name.endswith('.seamless-view'):
                     _remove(os.path.join(directory, name))
-        _sync_all(directories)
 
     def _put_back(self, server: Server | None, error: BaseException) -> None:
         try:
@@ -380,3 +417,4 @@ class Transaction:
         for target in self._existed:
             _remove(_sibling(target, 'old'))
         _remove(self._done)
+        self._targets, self._existed, self._last = {}, {}, {}

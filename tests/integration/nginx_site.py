@@ -40,6 +40,14 @@ server {
 """
 
 
+def takes_connections(pid: int) -> bool:
+    """Tell whether a process is a worker of nginx that was not told to end."""
+    try:
+        return pathlib.Path('/proc/%d/cmdline' % pid).read_text().rstrip('\0').endswith('worker process')
+    except FileNotFoundError:
+        return False
+
+
 class NginxSite:
     """Two sites, a.example (the default) and b.example, in sites-available, linked from sites-enabled."""
 

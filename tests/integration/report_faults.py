@@ -16,12 +16,12 @@ def main() -> None:
         if 'injected' in count:
             total += count['injected']
             print('| %s | %s | %d | %d | %d |' % (*name.split('-', 1), count['injected'], count.get('old or new', 0), count.get('mixed, with a journal', 0)))
-    print('\n| power loss while a change is | steps | states of the disk | put back | stayed |')
+    print('\n| power loss while a change is | steps | states of the disk | with a journal | without |')
     print('|---|---|---|---|---|')
     for name, count in counts.items():
         if 'states' in count:
             total += count['states']
-            print('| %s | %d | %d | %d | %d |' % (name.partition(', ')[2], count['steps'], count['states'], count['put back'], count['stayed']))
+            print('| %s | %d | %d | %d | %d |' % (name.partition(', ')[2], count['steps'], count['states'], count['journal'], count['none']))
     print('\n%d faults; after each the next run got where it was to get, and nothing was lost.' % total)
 
 

@@ -11,9 +11,12 @@ import json
 import os
 import pathlib
 import signal
+import socket
+import ssl
 import typing as t
 
 import harness
+import nginx_site
 import pytest
 import steps
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Transaction
@@ -90,3 +93,24 @@ def test_fault_at_every_step(bench: tuple[str, Bench], kind: str) -> None:
     assert counts['injected'] and not counts['hidden files left'], counts
     if REPORT:
         pathlib.Path(REPORT, '%s-%s.json' % (module, kind)).write_text(json.dumps(counts))
+
+
+@pytest.mark.parametrize('module', ['nginx_alpn_stream', 'haproxy_alpn_frontend'])
+def test_absent_after_a_kill_at_the_end(module: str) -> None:
+    """The front is up when the run is killed, so that the way down takes stages: a client that has not said anything yet is served."""
+    with site_of(module) as site:
+        one = Bench(module, site)
+        before = one.visible()
+        renames = one.run('present')[1].count('rename')
+        assert one.run('absent')[0].changed
+        assert one.run('present', 'kill@%d:rename' % renames)[0].code == -signal.SIGKILL
+        assert one.interrupted
+        old = set(site.workers())
+        with socket.create_connection(('127.0.0.1', site.port), harness.PATIENCE) as plain:
+            process = harness.start_module(module, site.arguments(state='absent'), site.root)
+            harness.wait_for(lambda: set(site.workers()) - old and not any(map(nginx_site.takes_connections, old)), 'it was not reloaded')
+            with ssl._create_unverified_context().wrap_socket(plain, server_hostname='b.example') as secured:
+                secured.sendall(b'GET / HTTP/1.0\r\nHost: b.example\r\n\r\n')
+                assert b' 200 ' in secured.recv(100)
+        assert harness.end_module(process).changed
+        assert one.visible() == before and one.answers() and not one.interrupted

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import signal
 import socket
 import ssl
 
 import harness
 import pytest
-from nginx_site import SITE, NginxSite
+from nginx_site import SITE, NginxSite, takes_connections
 
 HANDOFFS = ['proxy_protocol', 'pass', 'plain']
 
@@ -101,16 +100,9 @@ def test_late_hellos_survive_a_reload(site: NginxSite, handoff: str) -> None:
 def reload(site: NginxSite) -> None:
     """Reload without the collection; new workers are there then, and the old ones know that they are to end."""
     old = set(site.workers())
-
-    def works(pid: int) -> bool:
-        try:
-            return pathlib.Path('/proc/%d/cmdline' % pid).read_text().rstrip('\0').endswith('worker process')
-        except FileNotFoundError:
-            return False
-
     os.kill(site.master, signal.SIGHUP)
     harness.wait_for(lambda: len(set(site.workers()) - old) == 2, 'nginx has no new workers')
-    harness.wait_for(lambda: not any(works(pid) for pid in old), 'the old workers stay')
+    harness.wait_for(lambda: not any(map(takes_connections, old)), 'the old workers stay')
 
 
 def test_another_backend_and_responder_port(site: NginxSite) -> None:

@@ -208,7 +208,7 @@ def test_power_loss_at_every_step(root: pathlib.Path, tmp_path: pathlib.Path, mo
         made = recorded(act, log)
     monkeypatch.setattr(os, 'fsync', lambda descriptor: None)  # what comes now happens to play only
     tried: set[str] = set()
-    counts = {'steps': len(made), 'states': 0, 'put back': 0, 'stayed': 0}
+    counts = {'steps': len(made), 'states': 0, 'journal': 0, 'none': 0}
     for kind, words in [('', ()), *made]:
         if kind:
             disk.play(kind, words)
@@ -219,12 +219,19 @@ def test_power_loss_at_every_step(root: pathlib.Path, tmp_path: pathlib.Path, mo
             tried.add(key)
             make(root, state)
             with Transaction(str(root / 'conf' / 'main')) as transaction:
-                counts['put back' if transaction.recovered else 'stayed'] += 1
+                counts['journal' if transaction.recovered else 'none'] += 1
             visible = {path: content for path, content in files_of(root).items() if not os.path.basename(path).startswith('.')}
             assert visible in (OLD, NEW), (kind, words, state)
             change(root)
             assert files_of(root) == NEW
+            make(root, state)
+            with pytest.raises(Failed, match='not proven'):
+                change(root, fails=True)
+            assert files_of(root) in (OLD, NEW), (kind, words, state)
+            make(root, state)
+            change(root)
+            assert files_of(root) == NEW
             counts['states'] += 1
-    assert counts['put back'] and counts['stayed']
+    assert counts['journal'] and counts['none']
     if REPORT:
         pathlib.Path(REPORT, 'power loss, %s.json' % case).write_text(json.dumps(counts))

@@ -156,6 +156,80 @@ def test_killed(tree: pathlib.Path, last: str) -> None:
         assert not transaction.recovered
 
 
+class KilledAtTheEnd(Server):
+    """Ends the process when all files are in place, before the server is told or after it was."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self._step = step
+
+    def _ask(self, step: str) -> None:
+        self.asked.append(step)
+        if step == self._step and self.asked.count(step) == 2:
+            os._exit(9)
+
+
+@pytest.fixture(params=['apply', 'prove'])
+def complete(request: pytest.FixtureRequest, tree: pathlib.Path) -> tuple[pathlib.Path, dict[str, tuple[bytes, int, int, int]]]:
+    """The tree as a killed run left it that had all files in place, and what it was before."""
+    before = picture(tree)
+    child = os.fork()
+    if not child:
+        with Transaction(str(tree / 'a')) as transaction:
+            transaction.change(stages(tree), KilledAtTheEnd(request.param))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert {name: value[0] for name, value in visible(tree).items()} == {'b': b'new b', 'c': b'new c', 'link': b'new b'}
+    return tree, before
+
+
+ANY_END = [
+    Stage({}),
+    Stage({'a': b'old a', 'link': b'old b', 'c': None}),
+    Stage({'a': b'other', 'd': b'new d'}),
+]
+
+
+def at(tree: pathlib.Path, stage: Stage) -> Stage:
+    return Stage({str(tree / name): content for name, content in stage.files.items()})
+
+
+@pytest.mark.parametrize('stage', ANY_END)
+def test_next_run_goes_on_from_what_is_in_place(complete: tuple[pathlib.Path, t.Any], stage: Stage) -> None:
+    tree, dummy = complete
+    wanted = {'b': b'new b', 'c': b'new c', 'link': b'new b', **stage.files}
+    if 'link' in stage.files:
+        wanted['b'] = wanted['link']
+    server = Server()
+    with Transaction(str(tree / 'a')) as transaction:
+        assert transaction.recovered
+        transaction.change([at(tree, stage)], server)
+    assert server.asked == ['check', 'apply', 'prove']
+    assert {path.name: path.read_bytes() for path in tree.iterdir()} == {name: content for name, content in wanted.items() if content is not None}
+    with Transaction(str(tree / 'a')) as transaction:
+        assert not transaction.recovered
+
+
+@pytest.mark.parametrize('fails', ['check', 'prove', 'nothing is asked'])
+@pytest.mark.parametrize('stage', ANY_END)
+def test_next_run_that_fails_puts_back_what_was_before_the_killed_one(complete: tuple[pathlib.Path, t.Any], stage: Stage, fails: str) -> None:
+    tree, before = complete
+    with pytest.raises(Failed), Transaction(str(tree / 'a')) as transaction:
+        if fails == 'nothing is asked':
+            raise Failed('before any change')
+        transaction.change([at(tree, stage)], Server(fails))
+    assert picture(tree) == before
+    with Transaction(str(tree / 'a')) as transaction:
+        assert not transaction.recovered
+
+
+def test_what_was_edited_since_is_not_gone_on_from(complete: tuple[pathlib.Path, t.Any]) -> None:
+    tree, before = complete
+    (tree / 'c').write_bytes(b'half of it')
+    with Transaction(str(tree / 'a')) as transaction:
+        assert transaction.recovered
+        assert picture(tree) == before
+
+
 def killed_at(number: int, act: t.Callable[[], None]) -> bool:
     """Do something in a process that is killed before its ``number``-th rename, link or unlink; give whether it was."""
     child = os.fork()
@@ -216,6 +290,28 @@ def test_killed_between_any_two_changes_of_a_directory(tree: pathlib.Path) -> No
             assert {path.name: path.read_bytes() for path in tree.iterdir()} == {'b': b'new b', 'c': b'new c', 'link': b'new b'}
             kept += 1
     assert recovered > 5 and kept > 2
+
+
+def test_nothing_is_left_when_a_run_goes_on(tree: pathlib.Path) -> None:
+    """A file that both stages want alike is in place before the second one renames it."""
+    alike = [*stages(tree)[:1], Stage({str(tree / 'a'): None, str(tree / 'link'): b'new b'})]
+
+    def act() -> None:
+        with Transaction(str(tree / 'a')) as transaction:
+            transaction.change(alike, Server())
+
+    went_on = 0
+    for number in itertools.count(1):
+        for name, content in {'a': b'old a', 'b': b'old b'}.items():
+            (tree / name).write_bytes(content)
+        killed = killed_at(number, act)
+        with Transaction(str(tree / 'a')) as transaction:
+            transaction.change([Stage({})], Server())
+            went_on += transaction.recovered and not (tree / 'a').exists()
+        assert {path.name for path in tree.iterdir()} in ({'a', 'b', 'link'}, {'b', 'link'})
+        if not killed:
+            break
+    assert went_on > 1
 
 
 def test_file_that_an_earlier_stage_made_is_taken_away(tree: pathlib.Path) -> None:
