@@ -11,6 +11,7 @@ PRIVATE to the collection, may change at any time.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import typing as t
@@ -55,19 +56,26 @@ class Section(t.NamedTuple):
 
 
 class Line(t.NamedTuple):
-    """A line that has words. ``guards`` holds, for each `.if` around it, the `.if`, `.elif` and `.else` lines up to the branch that it is in."""
+    """A line that has words, and what these mean. ``guards`` holds, for each `.if` around it, the `.if`, `.elif` and `.else` lines up to
+    the branch that it is in.
+
+    ``content`` is the file's, and ``found`` the words with their places, or None where they stand for themselves.
+    """
 
     path: str
     number: int
     begin: int
     end: int
-    words: list[Word]
+    values: list[str]
     section: Section | None
     guards: tuple[tuple[bytes, ...], ...]
+    content: bytes
+    found: list[Word] | None
 
     @property
-    def values(self) -> list[str]:
-        return [word.value for word in self.words]
+    def words(self) -> list[Word]:
+        """The words with their places, which few lines are asked for."""
+        return split(self.content, self.begin, self.end, {}) if self.found is None else self.found
 
     @property
     def is_header(self) -> bool:
@@ -186,30 +194,42 @@ def _guarded(guards: tuple[tuple[bytes, ...], ...], keyword: str, text: bytes) -
     return (*guards[:-1], (*guards[-1], text))
 
 
+Environment = tuple[tuple[str, str], ...]
+
+
+@functools.lru_cache(maxsize=2**15)  # one run reads the same files several times: with the front, without it, as they will be
+def _parse_file(path: str, content: bytes, section: Section | None, environ: Environment) -> tuple[list[Line], Section | None, Environment]:
+    """Give the lines of a file that begins in this section with these variables, and in which section with which variables it ends."""
+    current, lines = dict(environ), []
+    guards: tuple[tuple[bytes, ...], ...] = ()
+    begin = 0
+    for number, text in enumerate(content.split(b'\n'), 1):
+        end = begin + len(text)
+        try:
+            found = None if _PLAIN.fullmatch(text) else split(content, begin, end, current)
+            values = [word.decode('utf-8', 'surrogateescape') for word in text.split()] if found is None else [word.value for word in found]
+            if values and values[0] in ('.if', '.elif', '.else', '.endif'):
+                guards = _guarded(guards, values[0], text.strip())
+        except ValueError as error:
+            raise Failed('%s:%d: %s' % (path, number, error)) from error
+        if values:
+            if values[0] in SECTIONS:
+                section = Section(values[0], values[1] if len(values) > 1 else '', path, number)
+            elif section is not None and section.kind == 'global':
+                _set_environment(values, current)
+            lines.append(Line(path, number, begin, end, values, section, guards, content, found))
+        begin = end + 1
+    return lines, section, tuple(current.items())
+
+
 def parse(sources: t.Sequence[Source], data: t.Mapping[str, bytes], environ: t.Mapping[str, str]) -> Config:
     """Read the configuration from its bytes; raise Failed (file:line) for what is no HAProxy syntax."""
-    current, lines = dict(environ), []
+    lines: list[Line] = []
     section: Section | None = None
+    current = tuple(environ.items())
     for path in dict.fromkeys(path for source in sources for path in source.files):
-        content = data[path]
-        guards: tuple[tuple[bytes, ...], ...] = ()
-        begin = 0
-        for number, text in enumerate(content.split(b'\n'), 1):
-            end = begin + len(text)
-            try:
-                words = split(content, begin, end, current)
-                if words and words[0].value in ('.if', '.elif', '.else', '.endif'):
-                    guards = _guarded(guards, words[0].value, text.strip())
-            except ValueError as error:
-                raise Failed('%s:%d: %s' % (path, number, error)) from error
-            if words:
-                keyword = words[0].value
-                if keyword in SECTIONS:
-                    section = Section(keyword, words[1].value if len(words) > 1 else '', path, number)
-                elif section is not None and section.kind == 'global':
-                    _set_environment([word.value for word in words], current)
-                lines.append(Line(path, number, begin, end, words, section, guards))
-            begin = end + 1
+        more, section, current = _parse_file(path, data[path], section, current)
+        lines += more
     return Config(list(sources), dict(data), lines)
 
 

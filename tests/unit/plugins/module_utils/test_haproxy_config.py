@@ -86,6 +86,11 @@ def test_any_bytes(data: bytes) -> None:
         return
     assert all(0 <= word.begin < word.end <= len(line) for word in words)
     assert all(one.end <= two.begin for one, two in zip(words, words[1:]))
+    try:
+        lines = parse(line).lines
+    except Failed:
+        return  # `.else` without an `.if`
+    assert [line.values for line in lines] == [[word.value for word in line.words] for line in lines] == ([[word.value for word in words]] if words else [])
 
 
 def parse(data: bytes, environ: dict[str, str] | None = None) -> hc.Config:
