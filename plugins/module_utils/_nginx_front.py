@@ -404,9 +404,14 @@ def _quoted(path: str) -> str:
 
 
 def refuse_included(config: Config, path: str) -> None:
-    """Raise Failed if an include (other than by its very name) would load a file that is about to be written."""
+    """Raise Failed if an include (other than by its very name) would load a file that is about to be written, by whatever links lead there."""
+
+    def real(name: str) -> str:
+        return os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+
     for pattern in config.includes:
-        if pattern != path and is_included(config.main, pattern, path):
+        whole = os.path.join(os.path.dirname(config.main), pattern)
+        if pattern != path and (is_included(config.main, pattern, path) or is_included(config.main, real(whole), real(path))):
             raise Failed('include %s would load %s, too; narrow it, or choose another place' % (pattern, path))
 
 

@@ -9,7 +9,7 @@ PRIVATE to the collection, may change at any time.
 Originals are kept as hidden hard links beside the files (``.NAME.seamless-old``), so that putting them back needs no space and gives
 back the very files, times included. Names that begin with a dot are matched by no include glob (glob(7)). A journal in the state
 directory names them from before the first rename until the proof; the next run finds it. If all files were in place, the server may
-have loaded them, and that run goes on from there, with the same originals to put back; else it puts the files back first.
+have loaded them: that run starts from there, as if they had always been. Else it puts the files back first.
 """
 
 from __future__ import annotations
@@ -201,18 +201,20 @@ class Transaction:
     """
 
     def __init__(self, key: str, backup_dir: str | None = None, check_mode: bool = False) -> None:
-        name = re.sub(r'[^A-Za-z0-9.]+', '-', os.path.realpath(key)).strip('-')
+        real = os.path.realpath(key)
+        name = '%s-%s' % (re.sub(r'[^A-Za-z0-9.]+', '-', real).strip('-')[-100:], hashlib.sha256(os.fsencode(real)).hexdigest()[:12])
         self._directory = state_directory()
         self._lock_path = os.path.join(self._directory, name + '.lock')
         self._journal = os.path.join(self._directory, name + '.json')
         self._done = os.path.join(self._directory, name + '.done')
+        if backup_dir is not None and not os.path.isabs(backup_dir):
+            raise Failed('backup_dir: "%s" is no absolute path' % backup_dir)
         self._backup_dir = backup_dir
         self._check_mode = check_mode
         self._lock: int | None = None
         self._targets: dict[str, str] = {}
         self._existed: dict[str, bool] = {}
-        self._last: dict[str, str | None] = {}
-        self._continues = False
+        self._written: dict[str, list[str | None]] = {}
         self.recovered = False
         self.backup: str | None = None
 
@@ -224,7 +226,9 @@ class Transaction:
     def __enter__(self) -> Transaction:
         if self._check_mode:
             if self.interrupted:
-                raise Failed('a run was killed here; the next one (not in check mode) puts that right first, so that nothing can be foretold')
+                raise Failed(
+                    'a run was killed here, or is at work; the next one (not in check mode) puts right what was killed first, so that nothing can be foretold'
+                )
             return self
         if not os.path.isdir(self._directory):
             _make_private(self._directory)
@@ -240,47 +244,56 @@ class Transaction:
                     os.close(lock)
                     raise Failed('another run has held %s for %d seconds; wait for it to end' % (self._lock_path, LOCK_TIMEOUT)) from None
                 time.sleep(0.1)
-        if os.path.exists(self._done):
-            self._read(self._done)
-            self._clear()
-        if self.interrupted:
-            self._recover()
+        try:
+            if os.path.exists(self._done):
+                self._read(self._done)
+                self._clear()
+            if self.interrupted:
+                self._recover()
+        except BaseException:
+            os.close(lock)
+            raise
         return self
 
     def __exit__(self, *dummy: object) -> None:
-        try:
-            if self._continues:  # this run came to nothing before it could end what the killed one began
-                self._take_back()
-        finally:
-            if self._lock is not None:
-                os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _read(self, path: str) -> None:
         try:
             with open(path, encoding='utf-8') as stream:
                 journal = json.load(stream)
-            self._targets, self._existed, self._last = journal['targets'], journal['existed'], journal['last']
-        except (ValueError, KeyError) as error:
+            if not all(isinstance(journal[name], dict) for name in ('targets', 'existed', 'written')):
+                raise ValueError('it does not name files')
+            self._targets, self._existed, self._written = journal['targets'], journal['existed'], journal['written']
+        except (ValueError, KeyError, TypeError) as error:
             raise Failed('%s: not a journal (%s); look at the files that it should name, then remove it' % (path, error)) from error
 
     def _recover(self) -> None:
+        """Put the files of a killed run back, unless all were in place; raise Failed where an edit that was made since would be lost."""
         self._read(self._journal)
         self.recovered = True
-        self._continues = all(_digest(_content(target)) == digest for target, digest in self._last.items())
-        if self._continues:
-            self._sweep()
-        else:
-            self._take_back()
-
-    def _take_back(self) -> None:
-        self._continues = False
-        self._restore()
-        self._end()
+        edited, behind = [], False
+        for target, digests in self._written.items():
+            digest, old = _digest(_content(target)), _sibling(target, 'old')
+            if digest in digests:
+                behind = behind or digest != digests[-1]
+            elif digest == _digest(_content(old)) if os.path.exists(old) else self._existed[target] == (digest is not None):
+                behind = True
+            else:
+                edited.append(target)
+        if behind and edited:
+            places = ', '.join('%s (before the run: %s)' % (target, _sibling(target, 'old')) for target in edited)
+            raise Failed('%s: edited since a run was killed between its files; put right what is to stay, then remove %s' % (places, self._journal))
+        self._sweep()
+        if behind:
+            self._restore()
+            self._end()
 
     def change(self, stages: t.Sequence[Stage], server: Server) -> None:
         """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise."""
         with _interruptible():
-            self._begin({path: content for stage in stages for path, content in stage.files.items()})
+            self._begin(stages)
             applied = False
             try:
                 for number, stage in enumerate(stages):
@@ -299,39 +312,38 @@ class Transaction:
                 raise
             self._end()
 
-    def _begin(self, files: t.Mapping[str, bytes | None]) -> None:
-        """Write the journal of a change that ends with ``files`` (besides what a killed run has in place, if this one goes on from there)."""
+    def _begin(self, stages: t.Sequence[Stage]) -> None:
         real = RealPaths()
-        targets = {path: real[path] for path in sorted(files)}
-        for path, target in targets.items():
-            if os.path.exists(target) and not os.path.isfile(target):
+        killed = self._existed  # of a run that was killed when all was in place; its journal is replaced by this one's
+        self._targets = {path: real[path] for path in sorted({path for stage in stages for path in stage.files})}
+        self._existed = {target: os.path.exists(target) for target in self._targets.values()}
+        for path, target in self._targets.items():
+            if self._existed[target] and not os.path.isfile(target):
                 raise Failed('%s: not a regular file' % path)
-        fresh = {target for target in targets.values() if target not in self._existed}
-        olds = {_sibling(target, 'old') for target in fresh}
+        self._written = {target: [] for target in self._existed}
+        for path, content in ((path, content) for stage in stages for path, content in stage.files.items()):
+            self._written[self._targets[path]].append(_digest(content))
+        olds = {_sibling(target, 'old') for target in [*self._existed, *killed]}
         for directory in filter(os.path.isdir, {os.path.dirname(old) for old in olds}):
             for name in os.listdir(directory):
                 if os.path.join(directory, name) in olds:  # nobody's: a copy of the directory was put back, perhaps
                     _remove(os.path.join(directory, name))
-        self._targets.update(targets)
-        self._existed.update({target: os.path.exists(target) for target in fresh})
-        self._last.update({targets[path]: _digest(content) for path, content in files.items()})
         self._keep_backup()
         temporary = self._journal + '.new'
         try:
-            _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed, 'last': self._last}).encode(), None, 0o600)
+            _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed, 'written': self._written}).encode(), None, 0o600)
             _sync(temporary)
             os.rename(temporary, self._journal)
             _sync(self._directory)
         except OSError as error:
             _remove(temporary)
             raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
-        self._continues = False
 
     def _keep_backup(self) -> None:
-        if self._backup_dir is None:
+        if self._backup_dir is None or not any(self._existed.values()):
             return
         self.backup = os.path.join(self._backup_dir, time.strftime('%Y-%m-%dT%H%M%S') + '.%d' % os.getpid())
-        copies = {target: self.backup + target for target in self._existed if os.path.exists(target)}
+        copies = {target: self.backup + target for target, existed in self._existed.items() if existed}
         try:
             for target, copy in copies.items():
                 _make_private(os.path.dirname(copy))
@@ -384,13 +396,13 @@ class Transaction:
             elif not existed:
                 _remove(target)
         self._sweep()
-        _sync_all({os.path.dirname(target) for target in self._existed})
+        _sync_all(filter(os.path.isdir, {os.path.dirname(target) for target in self._existed}))
 
     def _sweep(self) -> None:
         """Take away what was staged and is in place nowhere, and what the server was given to check."""
         for target in self._existed:
             _remove(_sibling(target, 'new'))
-        for directory in {os.path.dirname(target) for target in self._existed}:
+        for directory in filter(os.path.isdir, {os.path.dirname(target) for target in self._existed}):
             for name in os.listdir(directory):
                 if name.startswith('.') and name.endswith('.seamless-view'):
                     _remove(os.path.join(directory, name))
@@ -400,12 +412,13 @@ class Transaction:
             self._restore()
         except OSError as second:
             raise Failed('%s; and putting the files back failed: %s (the next run tries again)' % (error, second)) from error
-        self._end()
         try:
             if server is not None:
                 server.apply()
         except Failed as second:
             raise Failed('%s; the files are as they were, but the server does not take them either: %s' % (error, second)) from error
+        finally:
+            self._end()
 
     def _end(self) -> None:
         os.rename(self._journal, self._done)  # from here on the change stands
@@ -417,4 +430,4 @@ class Transaction:
         for target in self._existed:
             _remove(_sibling(target, 'old'))
         _remove(self._done)
-        self._targets, self._existed, self._last = {}, {}, {}
+        self._targets, self._existed, self._written = {}, {}, {}

@@ -189,6 +189,7 @@ backup:
 """
 
 import gc
+import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -213,7 +214,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     process = _haproxy_server.choose(_haproxy_server.processes(), params['config'] or ())
     paths = process.arguments.paths if process else capability['config_paths']
 
-    with Transaction(paths[0], params['backup_dir'], module.check_mode) as transaction:
+    with Transaction(min(map(os.path.realpath, paths)), params['backup_dir'], module.check_mode) as transaction:
         # Read
         environ = _haproxy_server.environment(process)
         config = _haproxy_config.read(paths, environ)

@@ -183,7 +183,7 @@ def resolve(host: str) -> str:
     """Give the address of a host name, as nginx would when it starts."""
     try:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # "..": no name for DNS
         raise Failed('no address is known for %s: %s' % (host, error)) from error
 
 

@@ -79,7 +79,7 @@ def test_fault_at_every_step(bench: tuple[str, Bench], kind: str) -> None:
             if number is not None:
                 where = '%s %s@%d %s' % (state, kind, number, made[state][number - 1])
                 result, steps_made = one.run(state, '%s@%d' % (kind, number))
-                assert len(steps_made) >= number, where
+                assert len(steps_made) >= number, (where, result.value)
                 assert (result.code == -signal.SIGKILL) == (kind == 'kill'), where
                 assert one.answers(), where
                 whole = one.visible() in pictures.values()
@@ -95,9 +95,13 @@ def test_fault_at_every_step(bench: tuple[str, Bench], kind: str) -> None:
         pathlib.Path(REPORT, '%s-%s.json' % (module, kind)).write_text(json.dumps(counts))
 
 
+@pytest.mark.parametrize('again', ['', 'kill@1:rename', 'kill@2:rename', 'kill@3:rename'])
 @pytest.mark.parametrize('module', ['nginx_alpn_stream', 'haproxy_alpn_frontend'])
-def test_absent_after_a_kill_at_the_end(module: str) -> None:
-    """The front is up when the run is killed, so that the way down takes stages: a client that has not said anything yet is served."""
+def test_absent_after_a_kill_at_the_end(module: str, again: str) -> None:
+    """The front is up when the run is killed, so that the way down takes stages: a client that has not said anything yet is served.
+
+    Also when a first attempt at it is killed: before its journal is there, then, and after a file was renamed.
+    """
     with site_of(module) as site:
         one = Bench(module, site)
         before = one.visible()
@@ -105,6 +109,8 @@ def test_absent_after_a_kill_at_the_end(module: str) -> None:
         assert one.run('absent')[0].changed
         assert one.run('present', 'kill@%d:rename' % renames)[0].code == -signal.SIGKILL
         assert one.interrupted
+        if again:
+            assert one.run('absent', again)[0].code == -signal.SIGKILL
         old = set(site.workers())
         with socket.create_connection(('127.0.0.1', site.port), harness.PATIENCE) as plain:
             process = harness.start_module(module, site.arguments(state='absent'), site.root)

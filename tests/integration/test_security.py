@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 import re
@@ -37,8 +38,8 @@ def modes(*directories: pathlib.Path) -> dict[str, tuple[int, int]]:
 
 
 def state_files(site: t.Any) -> list[pathlib.Path]:
-    name = re.sub(r'[^A-Za-z0-9.]+', '-', os.path.realpath(site.main)).strip('-')
-    return list(pathlib.Path(state_directory()).glob(name + '.*'))
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(site.main))).hexdigest()
+    return list(pathlib.Path(state_directory()).glob('*-%s.*' % digest[:12]))
 
 
 @pytest.mark.parametrize('umask', [0o000, 0o077])

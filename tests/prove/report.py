@@ -16,7 +16,8 @@ PAGE = """\
 # No failed connection
 
 Made by `make prove` on %(date)s; the figures are in [no-failed-connection.json](no-failed-connection.json). A run of one server
-(`make prove PROVE='--servers nginx'`) leaves the figures of the others as they are.
+(`make prove PROVE='--servers nginx'`) leaves the figures of the others as they are. (`make prove-quick` makes such a page in `.cache`; its few plain
+reloads with no front seldom show what a server itself loses now and then, so that it may call not known what the whole run knows.)
 
 - machine: %(cpu)s, Linux %(kernel)s
 - %(servers)s

@@ -437,6 +437,18 @@ def test_addresses_that_are_trusted_already_stay_so() -> None:
     )
 
 
+@pytest.mark.parametrize(('pattern', 'path'), [('sites/*', 'alias/x'), ('alias/*', 'sites/x'), ('sites/*', 'sites/x')])
+def test_include_that_would_load_a_backup(pattern: str, path: str, tmp_path: pathlib.Path) -> None:
+    """Also by way of a link."""
+    (tmp_path / 'sites').mkdir()
+    (tmp_path / 'alias').symlink_to('sites')
+    (tmp_path / 'nginx.conf').write_text('http { include %s; }' % pattern)
+    config = _nginx_config.read(str(tmp_path / 'nginx.conf'))
+    with pytest.raises(Failed, match='include %s would load' % re.escape(pattern)):
+        front.refuse_included(config, str(tmp_path / path))
+    front.refuse_included(config, str(tmp_path / 'elsewhere' / 'x'))
+
+
 def test_address_that_one_server_says_is_proxied_is_so_for_all() -> None:
     """`proxy_protocol` belongs to the address, whichever server says it (ngx_http_core_listen)."""
     for texts in (['443 proxy_protocol', '443'], ['443', '443 proxy_protocol']):
