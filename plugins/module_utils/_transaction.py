@@ -255,9 +255,13 @@ class Transaction:
             raise
         return self
 
-    def __exit__(self, *dummy: object) -> None:
+    def __exit__(self, kind: object, *dummy: object) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            try:
+                if kind is None and self.interrupted:  # by a run before; this one found nothing to change
+                    self._end()
+            finally:
+                os.close(self._lock)
 
     def _read(self, path: str) -> None:
         try:
@@ -270,7 +274,10 @@ class Transaction:
             raise Failed('%s: not a journal (%s); look at the files that it should name, then remove it' % (path, error)) from error
 
     def _recover(self) -> None:
-        """Put the files of a killed run back, unless all were in place; raise Failed where an edit that was made since would be lost."""
+        """Put the files of a killed run back, unless all were in place; raise Failed where an edit that was made since would be lost.
+
+        The journal stays: what the server has loaded is not known before this run, or another, has reloaded it.
+        """
         self._read(self._journal)
         self.recovered = True
         edited, behind = [], False
@@ -288,7 +295,6 @@ class Transaction:
         self._sweep()
         if behind:
             self._restore()
-            self._end()
 
     def change(self, stages: t.Sequence[Stage], server: Server) -> None:
         """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise."""
@@ -314,7 +320,7 @@ class Transaction:
 
     def _begin(self, stages: t.Sequence[Stage]) -> None:
         real = RealPaths()
-        killed = self._existed  # of a run that was killed when all was in place; its journal is replaced by this one's
+        killed = self._existed  # of a run that was killed, whose journal is replaced by this one's
         self._targets = {path: real[path] for path in sorted({path for stage in stages for path in stage.files})}
         self._existed = {target: os.path.exists(target) for target in self._targets.values()}
         for path, target in self._targets.items():

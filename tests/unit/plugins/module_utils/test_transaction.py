@@ -123,9 +123,14 @@ def test_failed_reload_after_putting_back_is_not_forgotten(tree: pathlib.Path) -
         with Transaction(str(tree / 'a')) as transaction:
             transaction.change(stages(tree)[:1], Killed('prove'))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    for refused in (True, False):
+        with contextlib.suppress(Failed), Transaction(str(tree / 'a')) as transaction:
+            assert transaction.recovered
+            if refused:
+                raise Failed('a wrong option')
+        assert picture(tree) == before
     with Transaction(str(tree / 'a')) as transaction:
-        assert transaction.recovered
-    assert picture(tree) == before
+        assert not transaction.recovered
 
 
 def test_real_paths(tree: pathlib.Path) -> None:
