@@ -115,7 +115,7 @@ bench-rounds:
 	.ci/image.sh trixie $(CACHE)/images
 	.ci/image.sh bookworm $(CACHE)/images
 	$(SERVERS)/data_path.py --nginx /usr/sbin/nginx --rounds 21 --scale 0.3 --result $(RESULT).json
-	tests/bench/ext4.sh $(SERVERS)/module_scale.py --nginx /usr/sbin/nginx --rounds 5 --sites 10 100 1000 10000 --result $(RESULT).json
+	tests/bench/ext4.sh $(SERVERS)/module_scale.py --nginx /usr/sbin/nginx --rounds 5 --sites 10 100 1000 10000 20000 --result $(RESULT).json
 	$(BENCH)/play.py --rounds 5 --hosts 1 5 20 --result $(RESULT).json
 
 bench-quick: RESULT = $(CACHE)/benchmarks
