@@ -194,7 +194,7 @@ def _guarded(guards: tuple[tuple[bytes, ...], ...], keyword: str, text: bytes) -
     return (*guards[:-1], (*guards[-1], text))
 
 
-Environment = tuple[tuple[str, str], ...]
+Environment = frozenset[tuple[str, str]]  # keeps its hash
 
 
 @functools.lru_cache(maxsize=2**15)  # one run reads the same files several times: with the front, without it, as they will be
@@ -219,14 +219,14 @@ def _parse_file(path: str, content: bytes, section: Section | None, environ: Env
                 _set_environment(values, current)
             lines.append(Line(path, number, begin, end, values, section, guards, content, found))
         begin = end + 1
-    return lines, section, tuple(current.items())
+    return lines, section, environ if current == dict(environ) else frozenset(current.items())
 
 
 def parse(sources: t.Sequence[Source], data: t.Mapping[str, bytes], environ: t.Mapping[str, str]) -> Config:
     """Read the configuration from its bytes; raise Failed (file:line) for what is no HAProxy syntax."""
     lines: list[Line] = []
     section: Section | None = None
-    current = tuple(environ.items())
+    current = frozenset(environ.items())
     for path in dict.fromkeys(path for source in sources for path in source.files):
         more, section, current = _parse_file(path, data[path], section, current)
         lines += more
@@ -238,9 +238,9 @@ def find_sources(paths: t.Iterable[str]) -> list[Source]:
     sources = []
     for path in paths:
         if os.path.isdir(path):
-            names = sorted((name for name in os.listdir(path) if name.endswith('.cfg') and not name.startswith('.')), key=os.fsencode)
-            files = [name for name in (os.path.join(path, name) for name in names) if os.path.isfile(name)]
-            sources.append(Source(path, files, True))
+            with os.scandir(path) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith('.cfg') and not entry.name.startswith('.') and entry.is_file()]
+            sources.append(Source(path, [os.path.join(path, name) for name in sorted(names, key=os.fsencode)], True))
         else:
             sources.append(Source(path, [path], False))
     return sources
