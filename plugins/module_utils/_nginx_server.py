@@ -23,6 +23,8 @@ from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction imp
 RELOAD_TIMEOUT = 60  # seconds for a new generation of workers
 DRAIN_TIMEOUT = 65  # seconds; longer than the front's preread_timeout, after which no connection waits to be handed over
 
+_VIEW = '.seamless-view'
+
 
 class Expect(t.NamedTuple):
     """What clients must see after a stage: the sites as before, and with ``responder`` that acme-tls/1 reaches it."""
@@ -55,6 +57,13 @@ class NginxServer:
         for place in base.outermost('error_log'):
             if place.statement.arguments:
                 self._error_log = os.path.join(self._prefix, place.statement.arguments[0])
+
+    def sweep(self) -> None:
+        """Take away the copies that a killed run had nginx check."""
+        for directory in {os.path.dirname(path) for path in self._current.data}:
+            for name in os.listdir(directory):
+                if name.startswith('.') and name.endswith(_VIEW):
+                    os.unlink(os.path.join(directory, name))
 
     def test(self, main: str | None = None) -> None:
         """Run `nginx -t` on the configuration as it is (or on another main file); raise Failed with what nginx says."""
@@ -127,7 +136,7 @@ class NginxServer:
         if not edits and (stands == path or path != self._main):
             return stands
         # Beside the main file, since nginx takes relative paths from its directory.
-        copy = os.path.join(os.path.dirname(path), '.%s.seamless-view' % os.path.basename(path))
+        copy = os.path.join(os.path.dirname(path), '.%s%s' % (os.path.basename(path), _VIEW))
         copies.append(copy)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(copy)

@@ -405,13 +405,9 @@ class Transaction:
         _sync_all(filter(os.path.isdir, {os.path.dirname(target) for target in self._existed}))
 
     def _sweep(self) -> None:
-        """Take away what was staged and is in place nowhere, and what the server was given to check."""
+        """Take away what was staged and is in place nowhere."""
         for target in self._existed:
             _remove(_sibling(target, 'new'))
-        for directory in filter(os.path.isdir, {os.path.dirname(target) for target in self._existed}):
-            for name in os.listdir(directory):
-                if name.startswith('.') and name.endswith('.seamless-view'):
-                    _remove(os.path.join(directory, name))
 
     def _put_back(self, server: Server | None, error: BaseException) -> None:
         try:

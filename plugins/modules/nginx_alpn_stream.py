@@ -234,6 +234,8 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             _nginx_front.refuse_included(current, os.path.join(params['backup_dir'], 'backup'))
         base = _nginx_front.base_of(current)
         server.learn(current, base.config)
+        if transaction.recovered:
+            server.sweep()
         warnings = list(base.warnings)
         running = server.master() is not None
 

@@ -67,9 +67,15 @@ def test_directory_that_can_not_be_written(site: NginxSite) -> None:
 
 def test_killed_while_nginx_checks(site: NginxSite) -> None:
     """Before `nginx -t` (`nginx -V` comes first), when what it is given lies beside the files: taken away, whatever is run next."""
+    include = 'include %s/sites-enabled/*;' % site.conf
+    (site.conf / 'mid').mkdir()
+    (site.conf / 'mid' / 'mid.conf').write_text(include)
+    text = site.main.read_text()
+    assert include in text
+    site.main.write_text(text.replace(include, 'include mid/*.conf;'))
     before = site.picture()
     assert site.run(environment={'FAULT': 'kill@2:run'}).code == -signal.SIGKILL
-    assert list(site.conf.glob('.*.seamless-view'))
+    assert list(site.conf.glob('.*.seamless-view')) and list(site.conf.glob('mid/.*.seamless-view'))
     site.run(state='absent')
     as_before(site, before)
 
