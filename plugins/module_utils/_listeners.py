@@ -16,6 +16,8 @@ import socket
 import struct
 import typing as t
 
+from ansible_collections.seamless.tls_alpn.plugins.module_utils import _process
+
 _LISTEN = '0A'  # TCP_LISTEN (include/net/tcp_states.h)
 
 
@@ -38,16 +40,16 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def _owners(inodes: set[str], proc: str) -> dict[str, int]:
-    """Give the process of each socket; of several that share one the lowest PID, which is the master."""
-    found: dict[str, int] = {}
-    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
+    """Give the process of each socket; of several that share one the oldest, which is the master (PIDs begin anew at some time)."""
+    found: dict[str, set[int]] = {}
+    for pid in (int(name) for name in os.listdir(proc) if name.isdigit()):
         with contextlib.suppress(OSError):
             for descriptor in os.listdir('%s/%d/fd' % (proc, pid)):
                 with contextlib.suppress(OSError):
                     match = re.match(r'socket:\[(\d+)\]', os.readlink('%s/%d/fd/%s' % (proc, pid, descriptor)))
                     if match and match[1] in inodes:
-                        found.setdefault(match[1], pid)
-    return found
+                        found.setdefault(match[1], set()).add(pid)
+    return {inode: min(pids, key=lambda pid: (_process.started(pid, proc) or float('inf'), pid)) for inode, pids in found.items()}
 
 
 def listeners(port: int, proc: str = '/proc') -> list[Listener]:

@@ -48,10 +48,10 @@ def parent(pid: int) -> int:
     return int(_status(pid).get('PPid', '0'))
 
 
-def started(pid: int) -> int:
+def started(pid: int, proc: str = '/proc') -> int:
     """Give when the process started, in clock ticks since the boot (proc(5), stat field 22), or 0 if it is gone. With it, a PID is unique."""
     try:
-        with open('/proc/%d/stat' % pid, 'rb') as stream:
+        with open('%s/%d/stat' % (proc, pid), 'rb') as stream:
             return int(stream.read().rpartition(b')')[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
         return 0

@@ -561,8 +561,11 @@ TCP6 = """\
 def test_listeners(tmp_path: pathlib.Path) -> None:
     (tmp_path / 'net').mkdir()
     (tmp_path / 'net' / 'tcp').write_text(TCP)
-    for pid, name, inodes in ((1000, 'nginx', (1610, 1612)), (200, 'nginx', (1610, 1611, 1612, 1613)), (300, 'other', (9,))):
+    # The worker has got a lower PID than the master, since they begin anew at some time.
+    holders = ((30, 'nginx', 800, (1610, 1612)), (200, 'nginx', 700, (1610, 1611, 1612, 1613)), (300, 'other', 1, (9,)))
+    for pid, name, started, inodes in holders:
         (tmp_path / str(pid) / 'fd').mkdir(parents=True)
+        (tmp_path / str(pid) / 'stat').write_text('%d (%s) S %s%d 0 0' % (pid, name, '0 ' * 18, started))
         (tmp_path / str(pid) / 'comm').write_text(name + '\n')
         (tmp_path / str(pid) / 'fd' / '0').symlink_to('/dev/null')
         for descriptor, inode in enumerate(inodes, 3):
