@@ -102,7 +102,7 @@ $(SPHINX)/stamp: docs/requirements.txt
 
 # What the front, the modules and the role cost, measured here (root, Docker, two cores): docs/benchmarks.md. bench-quick writes to .cache instead, needs neither
 # root nor Docker, and measures what is there.
-SERVERS := tests/bench/debian.sh python3 tests/bench
+IN_DEBIAN := tests/bench/debian.sh python3 tests/bench
 BENCH := $(BIN)/python tests/bench
 bench bench-rounds: RESULT = docs/benchmarks
 bench: venv checkout deps $(CACHE)/bench-venv/stamp
@@ -114,8 +114,8 @@ bench-rounds bench-quick: export PYTHONPATH := $(CACHE):tests/integration
 bench-rounds:
 	.ci/image.sh trixie $(CACHE)/images
 	.ci/image.sh bookworm $(CACHE)/images
-	$(SERVERS)/data_path.py --nginx /usr/sbin/nginx --rounds 21 --scale 0.3 --result $(RESULT).json
-	tests/bench/ext4.sh $(SERVERS)/module_scale.py --nginx /usr/sbin/nginx --rounds 5 --sites 10 100 1000 10000 20000 --result $(RESULT).json
+	$(IN_DEBIAN)/data_path.py --nginx /usr/sbin/nginx --rounds 21 --scale 0.3 --result $(RESULT).json
+	tests/bench/ext4.sh $(IN_DEBIAN)/module_scale.py --nginx /usr/sbin/nginx --rounds 5 --sites 10 100 1000 10000 20000 --result $(RESULT).json
 	$(BENCH)/play.py --rounds 5 --hosts 1 5 20 --result $(RESULT).json
 
 bench-quick: RESULT = $(CACHE)/benchmarks

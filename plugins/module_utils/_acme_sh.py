@@ -21,7 +21,7 @@ import shlex
 import typing as t
 
 from ansible_collections.seamless.tls_alpn.plugins.module_utils._process import Run
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, Stage, Transaction, content_of
 
 HAPROXY_DEPLOY = '/usr/local/lib/seamless-tls-alpn/haproxy_deploy.py'
 KEY_TYPES = ('ec-256', 'ec-384', 'ec-521', '2048', '3072', '4096')
@@ -376,10 +376,7 @@ def explain(output: str) -> str:
 
 def _read(path: str) -> bytes | None:
     try:
-        with open(path, 'rb') as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return None
+        return content_of(path)
     except OSError as error:
         raise Failed('%s: %s' % (path, error.strerror)) from error
 

@@ -26,7 +26,7 @@ from ansible_collections.seamless.tls_alpn.plugins.module_utils._nginx_config im
     parse_address,
     public_key,
 )
-from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed
+from ansible_collections.seamless.tls_alpn.plugins.module_utils._transaction import Failed, content_of
 
 FRONT = 'seamless-tls-alpn.conf'  # beside the main file
 _META = b'# seamless.tls_alpn front: '
@@ -112,19 +112,11 @@ def front_path(main: str) -> str:
 def with_front(config: Config) -> Config:
     """Add what the front's file names but nginx does not read (now): the file itself, sites that were disabled since."""
     missing: dict[str, bytes] = {}
-    content = _on_disk(front_path(config.main))
+    content = content_of(front_path(config.main))
     if content is not None:
         paths = [front_path(config.main), *(record.path for record in _read_records(config.main, content))]
-        missing = {path: data for path in paths if path not in config.real_data for data in [_on_disk(path)] if data is not None}
+        missing = {path: data for path in paths if path not in config.real_data for data in [content_of(path)] if data is not None}
     return config.with_files(missing) if missing else config
-
-
-def _on_disk(path: str) -> bytes | None:
-    try:
-        with open(path, 'rb') as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return None
 
 
 def base_of(config: Config) -> Base:

@@ -128,7 +128,8 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
-def _content(path: str) -> bytes | None:
+def content_of(path: str) -> bytes | None:
+    """Give a file's content, or None where there is no such file; raise OSError."""
     try:
         with open(path, 'rb') as stream:
             return stream.read()
@@ -220,7 +221,7 @@ class Transaction:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a killed run left files to put back."""
+        """Whether there is the journal of a run that was killed (or is at work)."""
         return os.path.exists(self._journal)
 
     def __enter__(self) -> Transaction:
@@ -282,10 +283,10 @@ class Transaction:
         self.recovered = True
         edited, behind = [], False
         for target, digests in self._written.items():
-            digest, old = _digest(_content(target)), _sibling(target, 'old')
+            digest, old = _digest(content_of(target)), _sibling(target, 'old')
             if digest in digests:
                 behind = behind or digest != digests[-1]
-            elif digest == _digest(_content(old)) if os.path.exists(old) else self._existed[target] == (digest is not None):
+            elif digest == _digest(content_of(old)) if os.path.exists(old) else self._existed[target] == (digest is not None):
                 behind = True
             else:
                 edited.append(target)
@@ -332,7 +333,7 @@ class Transaction:
         olds = {_sibling(target, 'old') for target in [*self._existed, *killed]}
         for directory in filter(os.path.isdir, {os.path.dirname(old) for old in olds}):
             for name in os.listdir(directory):
-                if os.path.join(directory, name) in olds:  # nobody's: a copy of the directory was put back, perhaps
+                if os.path.join(directory, name) in olds:  # the killed run's, or nobody's: a copy of the directory was put back, perhaps
                     _remove(os.path.join(directory, name))
         self._keep_backup()
         temporary = self._journal + '.new'
