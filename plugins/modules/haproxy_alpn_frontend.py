@@ -103,7 +103,7 @@ options:
     type: bool
     default: true
   backup_dir:
-    description: A directory for copies of the files as they were; HAProxy must not load it.
+    description: A directory (its absolute path) for copies of the files as they were; HAProxy must not load it.
     type: path
 author:
   - The seamless.tls_alpn authors (@seamless)

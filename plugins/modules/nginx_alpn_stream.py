@@ -87,7 +87,7 @@ options:
     type: bool
     default: true
   backup_dir:
-    description: A directory for copies of the files as they were; none of nginx's includes may look into it.
+    description: A directory (its absolute path) for copies of the files as they were; none of nginx's includes may look into it.
     type: path
 author:
   - The seamless.tls_alpn authors (@seamless)
