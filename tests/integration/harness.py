@@ -118,7 +118,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _is_mine(first: int) -> bool:
-    """Take a block of ports unless another process has: an abstract socket belongs to the network namespace, as ports do, and goes with the process (unix(7))."""
+    """Take a block of ports unless another process has; an abstract socket is of the network namespace, as ports are, and ends with its process (unix(7))."""
     if first not in _mine:
         lock = socket.socket(socket.AF_UNIX)
         try:

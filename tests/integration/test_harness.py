@@ -11,7 +11,8 @@ import harness
 def test_processes_share_no_ports() -> None:
     """As in `make test`, which runs servers from three processes at once: one's responder was found in the place of another's backend."""
     program = 'import harness, sys; print(*harness.free_ports(5), flush=True); sys.stdin.read()'
-    others = [subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for dummy in range(3)]
+    argv = [sys.executable, '-c', program]
+    others = [subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=harness.HERE) for dummy in range(3)]
     ports = harness.free_ports(5)
     for other in others:
         assert other.stdout is not None
