@@ -31,6 +31,8 @@ _RUN = {b'': re.compile(rb'[^ \t\r\v\f"\'#\\]+'), b'"': re.compile(rb'[^"\\$]+')
 # Most lines have words that stand for themselves and nothing else.
 _PLAIN = re.compile(rb'[^"\'#\\]*')
 _BARE = re.compile(rb'[^ \t\r\v\f]+')
+_PLAIN_ASCII = re.compile(r'[\t\r\v\f !$%&(-\[\]-~]*')  # the same, of which str.split gives the words, too
+_CONDITIONALS = frozenset(('.if', '.elif', '.else', '.endif'))
 _CONDITIONS = 1000  # more than these around one line, or branches of one, are no configuration, but would take the square of their number
 _ESCAPED = {b'n': b'\n', b'r': b'\r', b't': b'\t'}
 _TIME = re.compile(r'(\d+)(us|ms|s|m|h|d)?\Z')
@@ -79,7 +81,7 @@ class Line(t.NamedTuple):
 
     @property
     def is_header(self) -> bool:
-        return self.section is not None and (self.section.path, self.section.line) == (self.path, self.number)
+        return self.values[0] in SECTIONS
 
     def __str__(self) -> str:
         return '%s:%d' % (self.path, self.number)
@@ -203,13 +205,14 @@ def _parse_file(path: str, content: bytes, section: Section | None, environ: Env
     current, lines = dict(environ), []
     guards: tuple[tuple[bytes, ...], ...] = ()
     begin = 0
-    for number, text in enumerate(content.split(b'\n'), 1):
-        end = begin + len(text)
+    texts = content.decode('utf-8', 'surrogateescape').split('\n')
+    for number, (data, text) in enumerate(zip(content.split(b'\n'), texts), 1):
+        end = begin + len(data)
         try:
-            found = None if _PLAIN.fullmatch(text) else split(content, begin, end, current)
-            values = [word.decode('utf-8', 'surrogateescape') for word in text.split()] if found is None else [word.value for word in found]
-            if values and values[0] in ('.if', '.elif', '.else', '.endif'):
-                guards = _guarded(guards, values[0], text.strip())
+            found = None if _PLAIN_ASCII.fullmatch(text) else split(content, begin, end, current)
+            values = text.split() if found is None else [word.value for word in found]
+            if values and values[0] in _CONDITIONALS:
+                guards = _guarded(guards, values[0], data.strip())
         except ValueError as error:
             raise Failed('%s:%d: %s' % (path, number, error)) from error
         if values:
@@ -239,8 +242,8 @@ def find_sources(paths: t.Iterable[str]) -> list[Source]:
     for path in paths:
         if os.path.isdir(path):
             with os.scandir(path) as entries:
-                names = [entry.name for entry in entries if entry.name.endswith('.cfg') and not entry.name.startswith('.') and entry.is_file()]
-            sources.append(Source(path, [os.path.join(path, name) for name in sorted(names, key=os.fsencode)], True))
+                files = [entry.path for entry in entries if entry.name.endswith('.cfg') and not entry.name.startswith('.') and entry.is_file()]
+            sources.append(Source(path, sorted(files, key=os.fsencode), True))
         else:
             sources.append(Source(path, [path], False))
     return sources
@@ -251,7 +254,7 @@ def read(paths: t.Iterable[str], environ: t.Mapping[str, str]) -> Config:
     sources, data = find_sources(paths), {}
     for path in (path for source in sources for path in source.files):
         try:
-            with open(path, 'rb') as stream:
+            with open(path, 'rb', buffering=0) as stream:  # read at once
                 data[path] = stream.read()
         except OSError as error:
             raise Failed('%s: can not be read: %s' % (path, error.strerror)) from error

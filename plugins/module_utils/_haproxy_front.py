@@ -161,9 +161,9 @@ def _endpoints(addresses: t.Iterable[Address], port: int, options: t.Sequence[st
 
 
 def read_bind(line: hc.Line, port: int, data: bytes) -> PublicBind | None:
-    """Give the public bind that a line is, or None; raise Failed for one that can't be taken apart."""
+    """Give the public bind that a `bind` line is, or None; raise Failed for one that can't be taken apart."""
     values = line.values
-    if values[0] != 'bind' or len(values) < 2 or line.section is None or line.section.kind not in ('frontend', 'listen'):
+    if len(values) < 2 or line.section is None or line.section.kind not in ('frontend', 'listen'):
         return None
     word = line.words[1]
     if len(line.words) > 2 and line.words[2].begin == word.begin:
@@ -189,15 +189,15 @@ def read_bind(line: hc.Line, port: int, data: bytes) -> PublicBind | None:
 
 def public_binds(config: hc.Config, port: int) -> list[PublicBind]:
     """Give every `bind` line that has the port, in order; raise Failed (file:line) for one that can't be taken apart."""
-    return [bind for bind in (read_bind(line, port, config.data[line.path]) for line in config.lines) if bind is not None]
+    return [bind for bind in (read_bind(line, port, config.data[line.path]) for line in config.lines if line.values[0] == 'bind') if bind is not None]
 
 
 def _check_routing(config: hc.Config, binds: t.Sequence[PublicBind]) -> None:
     """Raise Failed where somebody has put up a front by hand already."""
     sections = {bind.line.section for bind in binds}
-    for line in config.lines:
+    for line in (line for line in config.lines if line.section in sections):
         text = ' '.join(line.values)
-        if line.section in sections and re.search(r'\breq[._]ssl_alpn\b', text) and 'acme-tls/1' in text:
+        if 'acme-tls/1' in text and re.search(r'\breq[._]ssl_alpn\b', text):
             raise Failed('%s: this port has a front for acme-tls/1 already; take it away first, then this can put up its own' % str(line))
 
 
@@ -268,7 +268,7 @@ def _session_edits(config: hc.Config, binds: t.Sequence[PublicBind], wishes: Wis
     sections = {bind.line.section for bind in binds}
     edits = []
     for line in config.lines:
-        if line.values[:2] != ['tcp-request', 'connection'] or len(line.values) < 3 or line.section is None:
+        if line.values[0] != 'tcp-request' or line.values[1:2] != ['connection'] or len(line.values) < 3 or line.section is None:
             continue
         if line.section not in sections and line.section.kind != 'defaults':
             continue
@@ -446,13 +446,15 @@ def _read_current(config: hc.Config, environ: t.Mapping[str, str]) -> _Current:
     undo: dict[str, list[_spans.Edit]] = {}
     missing: list[tuple[str, bytes, bytes]] = []
     for name, data in config.data.items():
+        if BEGIN not in data and END not in data:
+            continue
         match = _BLOCK.search(data)
         if match:
             if path is not None:
                 raise Failed('%s and %s both hold a front; take one of the blocks away' % (path, name))
             path, block = name, match[0]
             bodies[name] = data[: match.start()] + data[match.end() :]
-        elif BEGIN in data or END in data:
+        else:
             raise Failed('%s: the marked block is damaged (its first or last line is not there any more)' % name)
     try:
         records = _spans.read_records(block)
@@ -511,7 +513,7 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
     """
     current = _read_current(config, environ)
     parsed = hc.parse(config.sources, current.bodies, environ)
-    originals = {path: current.original(path) for path in config.data}
+    originals = {**current.bodies, **{path: current.original(path) for path in current.undo}}
     sources = [source._replace(files=[path for path in source.files if path != current.path or originals[path]]) for source in config.sources]
     original = hc.parse(sources, {path: data for path, data in originals.items() if path != current.path or data}, environ)
     binds = public_binds(original, wishes.https_port)
@@ -527,7 +529,7 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
         if wishes.handoff == 'plain':
             warnings.append('with the handoff "plain" the site sees 127.0.0.1 as the address of every client')
         for line in original.lines:
-            if line.section is not None and line.section.kind == 'global' and line.values[0] == 'maxconn':
+            if line.values[0] == 'maxconn' and line.section is not None and line.section.kind == 'global':
                 warnings.append('%s: each HTTPS connection counts twice towards this maxconn now' % str(line))
     for path, was, text in current.missing:
         if state == 'absent' or path in config.data:

@@ -331,8 +331,8 @@ def certificates(config: hc.Config, directory: str) -> set[str]:
     """
     base = next((line.values[1] for line in config.lines if line.values[0] == 'crt-base' and len(line.values) > 1), '')
     paths: list[str] = []
-    for line in config.lines:
-        for option, value in zip(line.values, line.values[1:]):
+    for values in (line.values for line in config.lines if 'crt' in line.values or 'crt-list' in line.values):
+        for option, value in zip(values, values[1:]):
             if option == 'crt':
                 paths.append(os.path.join(base, value))
             elif option == 'crt-list':
