@@ -80,11 +80,20 @@ def _connect(endpoint: Endpoint, timeout: float) -> socket.socket:
     return connection
 
 
+@contextlib.contextmanager
+def _secured(endpoint: Endpoint, sni: str, protocols: t.Sequence[str], timeout: float) -> t.Iterator[ssl.SSLSocket]:
+    """Connect and make the handshake; whatever ends that, a signal included, closes the connection, which a front would wait for."""
+    wrap = _context(protocols).wrap_socket
+    with _connect(endpoint, timeout) as plain, wrap(plain, server_hostname=sni or None, do_handshake_on_connect=False) as secured:
+        secured.do_handshake()
+        yield secured
+
+
 def handshake(endpoint: Endpoint, sni: str, protocols: t.Sequence[str] = ('h2', 'http/1.1'), timeout: float = TIMEOUT) -> Handshake:
     """Make one TLS handshake (verifying nothing; an empty ``sni`` sends none); errors are in what it gives, none is raised."""
     made = Handshake(endpoint, sni, ','.join(protocols))
     try:
-        with _connect(endpoint, timeout) as plain, _context(protocols).wrap_socket(plain, server_hostname=sni or None) as secured:
+        with _secured(endpoint, sni, protocols, timeout) as secured:
             certificate = hashlib.sha256(secured.getpeercert(True) or b'').hexdigest()
             return made._replace(negotiated=secured.selected_alpn_protocol(), certificate=certificate)
     except (OSError, ValueError) as error:
@@ -186,7 +195,7 @@ class Responder:
         """Somebody else is the responder: it chooses acme-tls/1, or is busy or gone. A web server answers otherwise, or with an alert."""
         made = Handshake(endpoint, sni, ACME)
         try:
-            with _connect(endpoint, TIMEOUT) as plain, _context([ACME]).wrap_socket(plain, server_hostname=sni) as secured:
+            with _secured(endpoint, sni, [ACME], TIMEOUT) as secured:
                 if secured.selected_alpn_protocol() == ACME:
                     return made._replace(negotiated=ACME)
         except (ssl.SSLEOFError, ConnectionResetError, socket.timeout):

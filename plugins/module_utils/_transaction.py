@@ -39,10 +39,14 @@ class Unsupported(Failed):
 
 
 class Stage(t.NamedTuple):
-    """One complete set of file contents (None: no such file), and what a client must see afterwards (for the server's ``prove``)."""
+    """One complete set of file contents (None: no such file), and what a client must see afterwards (for the server's ``prove``).
+
+    ``way_back`` gives what has to be in place for a while if this stage was loaded and is put back, so that nobody fails whom it serves.
+    """
 
     files: dict[str, bytes | None]
     expect: t.Any = None
+    way_back: t.Callable[[], dict[str, bytes | None]] | None = None
 
 
 class Server(t.Protocol):
@@ -301,20 +305,25 @@ class Transaction:
         """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise."""
         with _interruptible():
             self._begin(stages)
-            applied = False
+            applied = loaded = False
             try:
                 for number, stage in enumerate(stages):
+                    loaded = False
                     if number:
                         server.drain()
-                    staged = self._stage(stage)
+                    staged = self._stage(stage.files)
                     server.check(staged)
                     applied = True
                     self._commit(staged)
                     server.apply()
+                    loaded = True
                     server.prove(stage.expect)
                 _ignore_signals()
             except BaseException as error:
                 _ignore_signals()
+                if loaded and stage.way_back is not None:
+                    with contextlib.suppress(Failed, OSError):  # then all at once
+                        self._retreat(stage.way_back(), server)
                 self._put_back(server if applied else None, error)
                 raise
             self._end()
@@ -336,6 +345,9 @@ class Transaction:
                 if os.path.join(directory, name) in olds:  # the killed run's, or nobody's: a copy of the directory was put back, perhaps
                     _remove(os.path.join(directory, name))
         self._keep_backup()
+        self._write_journal()
+
+    def _write_journal(self) -> None:
         temporary = self._journal + '.new'
         try:
             _write(temporary, json.dumps({'targets': self._targets, 'existed': self._existed, 'written': self._written}).encode(), None, 0o600)
@@ -345,6 +357,19 @@ class Transaction:
         except OSError as error:
             _remove(temporary)
             raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
+
+    def _retreat(self, way: t.Mapping[str, bytes | None], server: Server) -> None:
+        """Have the server serve this for as long as connections need it; raise Failed, also where files are in it that the change does not touch."""
+        for path, content in way.items():
+            if path not in self._targets:
+                raise Failed('%s: not of this change' % path)
+            self._written[self._targets[path]].insert(0, _digest(content))
+        self._write_journal()
+        staged = self._stage(way)
+        server.check(staged)
+        self._commit(staged)
+        server.apply()
+        server.drain()
 
     def _keep_backup(self) -> None:
         if self._backup_dir is None or not any(self._existed.values()):
@@ -360,9 +385,9 @@ class Transaction:
         except OSError as error:
             raise Failed('%s: the backup can not be written (%s); nothing was changed' % (self.backup, error.strerror)) from error
 
-    def _stage(self, stage: Stage) -> dict[str, str | None]:
+    def _stage(self, files: t.Mapping[str, bytes | None]) -> dict[str, str | None]:
         staged: dict[str, str | None] = {}
-        for path, content in stage.files.items():
+        for path, content in files.items():
             target = self._targets[path]
             if content is None:
                 staged[path] = None

@@ -245,8 +245,15 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if not steps and transaction.recovered:
             steps = [{}]  # nor perhaps what a killed run left
         renewed = _haproxy_server.certificates(config, process.arguments.directory if process else '/')
-        expected = [responder if present and number == len(steps) else None for number in range(1, len(steps) + 1)]
-        stages = [Stage(files, _haproxy_server.Expect(before, to, renewed)) for files, to in zip(steps, expected)]
+
+        def way_back() -> dict[str, bytes | None]:
+            down = _haproxy_front.decide(_haproxy_config.read(paths, environ), 'absent', wishes, environ)
+            server.drain_time = down.drain
+            return down.stages[0]
+
+        stages = [Stage(files, _haproxy_server.Expect(before, None, renewed)) for files in steps]
+        if present and stages:
+            stages[-1] = Stage(steps[-1], _haproxy_server.Expect(before, responder, renewed), way_back)
 
         # Act
         if stages and module.check_mode:

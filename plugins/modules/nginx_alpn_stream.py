@@ -274,9 +274,16 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             steps = [{}]  # nor perhaps what a killed run left
         before = [one for endpoint, names in places.items() if _probe.is_reachable(endpoint) for one in _probe.look([endpoint], names)] if steps else []
         renewed = certificates(base.config) if places else set()
-        stages = [
-            Stage(files, Expect(before, list(places), responder if front and number == len(steps) else None, renewed)) for number, files in enumerate(steps, 1)
-        ]
+
+        def way_back() -> dict[str, bytes | None]:
+            now = _nginx_front.with_front(read(main))
+            up = _nginx_front.base_of(now)
+            server.learn(now, up.config)
+            return _nginx_front.handing_back(up, now)
+
+        stages = [Stage(files, Expect(before, list(places), None, renewed)) for files in steps]
+        if front and stages:
+            stages[-1] = Stage(steps[-1], Expect(before, list(places), responder, renewed), way_back)
 
         # Act
         if stages and module.check_mode:

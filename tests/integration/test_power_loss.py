@@ -159,8 +159,12 @@ def change(root: pathlib.Path, fails: bool = False) -> None:
     conf = root / 'conf'
     first: dict[str, bytes | None] = {str(conf / 'front'): b'middle front', str(conf / 'sites' / 'a'): b'middle a', str(conf / 'main'): b'new main'}
     second: dict[str, bytes | None] = {str(conf / 'sites' / 'a'): b'new a', str(conf / 'sites' / 'b'): None, str(conf / 'front'): b'new front'}
+
+    def way_back() -> dict[str, bytes | None]:
+        return {str(conf / 'sites' / 'a'): b'half a', str(conf / 'front'): None, str(conf / 'sites' / 'b'): b'half b'}
+
     with Transaction(str(conf / 'main')) as transaction:
-        transaction.change([Stage(first), Stage(second)], Stub(fails))
+        transaction.change([Stage(first), Stage(second, way_back=way_back)], Stub(fails))
 
 
 def recorded(act: t.Callable[[], None], log: pathlib.Path, last: int | None = None) -> list[tuple[str, t.Any]]:
