@@ -305,6 +305,7 @@ def main() -> None:
         result = run(module)
     except (Failed, OSError) as error:
         module.fail_json(msg=str(error), supported=not isinstance(error, Unsupported))
+    gc.freeze()  # Python would look for cycles once more at its end
     module.exit_json(**result)
 
 
