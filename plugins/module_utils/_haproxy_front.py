@@ -109,7 +109,7 @@ class Decision(t.NamedTuple):
     """What is to be done: the stages' files (none: nothing), what moves, and what the front is like.
 
     ``endpoints`` are where clients get to, ``handoffs`` where the HTTPS side listens; ``original`` is the configuration without a front;
-    ``drain`` is how long (in seconds) a connection may wait in the front that is there now.
+    ``stands`` tells whether there is one now, and ``drain`` is how long (in seconds) a connection may wait in the front that is there now.
     """
 
     stages: list[dict[str, bytes | None]]
@@ -118,6 +118,7 @@ class Decision(t.NamedTuple):
     endpoints: list[Endpoint]
     handoffs: list[str]
     original: hc.Config
+    stands: bool
     drain: float
     warnings: list[str]
 
@@ -554,6 +555,7 @@ def decide(config: hc.Config, state: str, wishes: Wishes, environ: t.Mapping[str
         endpoints=list(dict.fromkeys(endpoint for bind in binds for endpoint in bind.endpoints)),
         handoffs=[address.decode().split()[0] for address, dummy in handed],
         original=original,
+        stands=current.path is not None,
         drain=_drain(current.block),
         warnings=warnings,
     )

@@ -197,6 +197,7 @@ class HaproxyServer:
 
     def check(self, staged: t.Mapping[str, str | None]) -> None:
         """Run `haproxy -c` on what will be loaded, in the order in which it will be; raise Failed with what HAProxy says."""
+        self._look_again()
         argv = [self._binary, '-c', *(self._process.arguments.shared if self._process else [])]
         for source in self._config.sources:
             files = dict.fromkeys(source.files)
@@ -214,6 +215,11 @@ class HaproxyServer:
             for path, copy in staged.items():
                 message = message.replace(copy or path, path)
             raise Failed('HAProxy does not accept the configuration: %s' % message)
+
+    def _look_again(self) -> None:
+        """Find the process that serves where the one that was chosen has ended: somebody has restarted HAProxy, or stopped it."""
+        if self._process is not None and not _process.is_alive(self._process.pid):
+            self._process = choose(processes(), self._process.arguments.paths)
 
     def _surroundings(self) -> dict[str, t.Any]:
         if self._process is None:
@@ -250,6 +256,7 @@ class HaproxyServer:
         The signal's own success says nothing: the master keeps the old workers when it can't use the new configuration
         (management guide, 4).
         """
+        self._look_again()
         if self._process is None or self._reload == 'none':
             return
         master = self._process.pid

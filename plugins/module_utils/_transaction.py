@@ -41,12 +41,13 @@ class Unsupported(Failed):
 class Stage(t.NamedTuple):
     """One complete set of file contents (None: no such file), and what a client must see afterwards (for the server's ``prove``).
 
-    ``way_back`` gives what has to be in place for a while if this stage was loaded and is put back, so that nobody fails whom it serves.
+    ``way_back`` gives what has to be in place for a while, one after the other, if this stage was loaded and is to be put back, so that
+    nobody fails whom it serves.
     """
 
     files: dict[str, bytes | None]
     expect: t.Any = None
-    way_back: t.Callable[[], dict[str, bytes | None]] | None = None
+    way_back: t.Callable[[], list[dict[str, bytes | None]]] | None = None
 
 
 class Server(t.Protocol):
@@ -194,8 +195,9 @@ def _interruptible() -> t.Iterator[None]:
 
 
 def _ignore_signals() -> None:
+    """From here on a signal is too late. A server that is started would go on ignoring what is SIG_IGN (execve(2))."""
     for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda dummy, dummy2: None)
 
 
 class Transaction:
@@ -321,10 +323,9 @@ class Transaction:
                 _ignore_signals()
             except BaseException as error:
                 _ignore_signals()
-                if loaded and stage.way_back is not None:
-                    with contextlib.suppress(Failed, OSError):  # then all at once
-                        self._retreat(stage.way_back(), server)
-                self._put_back(server if applied else None, error)
+                said = self._put_back(server if applied else None, stage.way_back if loaded and stage.files else None)
+                if said:
+                    raise Failed('; '.join([str(error), *said])) from error
                 raise
             self._end()
 
@@ -357,19 +358,6 @@ class Transaction:
         except OSError as error:
             _remove(temporary)
             raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
-
-    def _retreat(self, way: t.Mapping[str, bytes | None], server: Server) -> None:
-        """Have the server serve this for as long as connections need it; raise Failed, also where files are in it that the change does not touch."""
-        for path, content in way.items():
-            if path not in self._targets:
-                raise Failed('%s: not of this change' % path)
-            self._written[self._targets[path]].insert(0, _digest(content))
-        self._write_journal()
-        staged = self._stage(way)
-        server.check(staged)
-        self._commit(staged)
-        server.apply()
-        server.drain()
 
     def _keep_backup(self) -> None:
         if self._backup_dir is None or not any(self._existed.values()):
@@ -435,18 +423,58 @@ class Transaction:
         for target in self._existed:
             _remove(_sibling(target, 'new'))
 
-    def _put_back(self, server: Server | None, error: BaseException) -> None:
+    def _put_back(self, server: Server | None, way_back: t.Callable[[], list[dict[str, bytes | None]]] | None) -> list[str]:
+        """Give every file back, and have the server take them; give what else went wrong, or is to be known."""
+        said = []
+        try:
+            said += self._keep_edits()
+            if server is not None and way_back is not None:
+                self._retreat(way_back(), server)
+                said += self._keep_edits()
+        except Exception as problem:  # whatever it is, the files have to be put back
+            said.append('what was loaded was taken away at once, so that connections may have failed, since: %s' % problem)
         try:
             self._restore()
-        except OSError as second:
-            raise Failed('%s; and putting the files back failed: %s (the next run tries again)' % (error, second)) from error
+        except OSError as problem:
+            return [*said, 'and putting the files back failed: %s (the next run tries again)' % problem]
         try:
             if server is not None:
                 server.apply()
-        except Failed as second:
-            raise Failed('%s; the files are as they were, but the server does not take them either: %s' % (error, second)) from error
-        finally:
+        except (Failed, OSError) as problem:  # the journal stays: the next run has to reload
+            return [*said, 'the files are as they were, but the server does not take them either: %s' % problem]
+        try:
             self._end()
+        except OSError as problem:
+            said.append('%s: %s' % (self._journal, problem.strerror))
+        return said
+
+    def _keep_edits(self) -> list[str]:
+        """Keep what somebody else has written meanwhile beside the files that are put back; say where it is."""
+        said = []
+        for target, digests in self._written.items():
+            old, edited = _sibling(target, 'old'), _sibling(target, 'edited')
+            if os.path.exists(old) and os.path.exists(target) and _digest(content_of(target)) not in [*digests, _digest(content_of(old))]:
+                _remove(edited)
+                os.link(target, edited)
+                said.append('somebody has edited %s meanwhile, which is in %s now' % (target, edited))
+        return said
+
+    def _retreat(self, way: t.Iterable[t.Mapping[str, bytes | None]], server: Server) -> None:
+        """Have the server serve each of these for as long as connections need it."""
+        for files in way:
+            for path, content in files.items():
+                target = self._targets.setdefault(path, os.path.realpath(path))
+                if target not in self._existed:  # a front that came back to more places than were changed
+                    self._existed[target] = os.path.exists(target)
+                    self._written[target] = [_digest(content_of(target))]
+                    _remove(_sibling(target, 'old'))
+                self._written[target].insert(0, _digest(content))
+            self._write_journal()
+            staged = self._stage(files)
+            server.check(staged)
+            self._commit(staged)
+            server.apply()
+            server.drain()
 
     def _end(self) -> None:
         os.rename(self._journal, self._done)  # from here on the change stands

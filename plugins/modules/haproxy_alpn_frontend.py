@@ -246,10 +246,10 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             steps = [{}]  # nor perhaps what a killed run left
         renewed = _haproxy_server.certificates(config, process.arguments.directory if process else '/')
 
-        def way_back() -> dict[str, bytes | None]:
+        def way_back() -> list[dict[str, bytes | None]]:
             down = _haproxy_front.decide(_haproxy_config.read(paths, environ), 'absent', wishes, environ)
             server.drain_time = down.drain
-            return down.stages[0]
+            return down.stages if decision.stands else down.stages[:-1]
 
         stages = [Stage(files, _haproxy_server.Expect(before, None, renewed)) for files in steps]
         if present and stages:

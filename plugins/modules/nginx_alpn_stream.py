@@ -275,11 +275,12 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         before = [one for endpoint, names in places.items() if _probe.is_reachable(endpoint) for one in _probe.look([endpoint], names)] if steps else []
         renewed = certificates(base.config) if places else set()
 
-        def way_back() -> dict[str, bytes | None]:
+        def way_back() -> list[dict[str, bytes | None]]:
             now = _nginx_front.with_front(read(main))
             up = _nginx_front.base_of(now)
             server.learn(now, up.config)
-            return _nginx_front.handing_back(up, now)
+            down = _nginx_front.steps(now, up, None, running)
+            return down if base.front else down[:-1]
 
         stages = [Stage(files, Expect(before, list(places), None, renewed)) for files in steps]
         if front and stages:

@@ -205,9 +205,9 @@ class Picture(t.NamedTuple):
 class Traffic:
     """New TLS connections all the while (tests/load/load.py); leaving it asserts that none failed."""
 
-    def __init__(self, port: int, names: t.Sequence[str], work: pathlib.Path) -> None:
+    def __init__(self, port: int, names: t.Sequence[str], work: pathlib.Path, parallel: int = 2) -> None:
         self._report = work / ('load-%s.json' % os.urandom(4).hex())
-        argv = [sys.executable, str(LOAD), '--connect', '127.0.0.1:%d' % port, '--report', str(self._report)]
+        argv = [sys.executable, str(LOAD), '--connect', '127.0.0.1:%d' % port, '--report', str(self._report), '--connections-parallel', str(parallel)]
         self._argv = argv + [word for name in names for word in ('--sni', name)]
         self.counts: dict[str, t.Any] = {}
 

@@ -160,8 +160,8 @@ def change(root: pathlib.Path, fails: bool = False) -> None:
     first: dict[str, bytes | None] = {str(conf / 'front'): b'middle front', str(conf / 'sites' / 'a'): b'middle a', str(conf / 'main'): b'new main'}
     second: dict[str, bytes | None] = {str(conf / 'sites' / 'a'): b'new a', str(conf / 'sites' / 'b'): None, str(conf / 'front'): b'new front'}
 
-    def way_back() -> dict[str, bytes | None]:
-        return {str(conf / 'sites' / 'a'): b'half a', str(conf / 'front'): None, str(conf / 'sites' / 'b'): b'half b'}
+    def way_back() -> list[dict[str, bytes | None]]:
+        return [{str(conf / 'sites' / 'a'): b'half a', str(conf / 'front'): None, str(conf / 'sites' / 'b'): b'half b'}, {str(conf / 'sites' / 'b'): b'old b'}]
 
     with Transaction(str(conf / 'main')) as transaction:
         transaction.change([Stage(first), Stage(second, way_back=way_back)], Stub(fails))

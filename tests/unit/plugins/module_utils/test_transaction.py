@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import pathlib
 import resource
 import signal
 import stat
+import subprocess
 import threading
 import typing as t
 
@@ -181,14 +183,18 @@ def test_failure_puts_back_the_very_files(tree: pathlib.Path, step: str, at_stag
         assert not transaction.recovered
 
 
-def with_way_back(tree: pathlib.Path, files: dict[str, bytes | None] | None = None) -> list[Stage]:
-    """The stages, the last of which is not to be taken away at once; half of what is in place meanwhile is as it was."""
+def with_way_back(tree: pathlib.Path) -> list[Stage]:
+    """The stages, the last of which is not to be taken away at once; the way back leads over files that the change leaves alone."""
     first, second = stages(tree)
-    way: dict[str, bytes | None] = {str(tree / 'a'): b'old a', str(tree / 'c'): None} if files is None else files
+    way: list[dict[str, bytes | None]] = [
+        {str(tree / 'a'): b'half a', str(tree / 'c'): None, str(tree / 'd'): b'half d'},
+        {str(tree / 'a'): b'old a', str(tree / 'd'): None},
+    ]
     return [first, second._replace(way_back=lambda: way)]
 
 
 def test_way_back(tree: pathlib.Path) -> None:
+    (tree / 'd').write_bytes(b'old d')
     before = picture(tree)
     served = []
 
@@ -198,14 +204,17 @@ def test_way_back(tree: pathlib.Path) -> None:
             served.append({path.name: path.read_bytes() for path in tree.iterdir() if not path.name.startswith('.')})
 
     server = Looks('prove', 2)
-    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='prove failed'):
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='^prove failed$'):
         transaction.change(with_way_back(tree), server)
-    assert server.asked == ['check', 'apply', 'prove', 'drain', 'check', 'apply', 'prove', 'check', 'apply', 'drain', 'apply']
+    assert server.asked[:7] == ['check', 'apply', 'prove', 'drain', 'check', 'apply', 'prove']
+    assert server.asked[7:] == ['check', 'apply', 'drain', 'check', 'apply', 'drain', 'apply']
+    b = {'b': b'new b', 'link': b'new b'}
     assert served == [
-        {'a': b'middle a', 'b': b'new b', 'link': b'new b'},
-        {'b': b'new b', 'c': b'new c', 'link': b'new b'},
-        {'a': b'old a', 'b': b'new b', 'link': b'new b'},
-        {'a': b'old a', 'b': b'old b', 'link': b'old b'},
+        {'a': b'middle a', 'd': b'old d', **b},
+        {'c': b'new c', 'd': b'old d', **b},
+        {'a': b'half a', 'd': b'half d', **b},
+        {'a': b'old a', **b},
+        {'a': b'old a', 'd': b'old d', 'b': b'old b', 'link': b'old b'},
     ]
     assert picture(tree) == before
 
@@ -221,30 +230,69 @@ def test_no_way_back_from_what_was_not_loaded(tree: pathlib.Path, number: int) -
     assert picture(tree) == before
 
 
-@pytest.mark.parametrize('fails', ['check', 'apply', 'drain', 'way', 'files'])
-def test_way_back_that_can_not_be_gone(tree: pathlib.Path, fails: str) -> None:
-    """Then everything is put back at once, and what went wrong first is told."""
+@pytest.mark.parametrize('fails', ['check', 'apply', 'drain', 'way'])
+@pytest.mark.parametrize('times', [1, 2])
+def test_way_back_that_can_not_be_gone(tree: pathlib.Path, fails: str, times: int) -> None:
+    """Then everything is put back at once; what went wrong first is told, and that connections may have failed."""
     before = picture(tree)
 
     class Unproven(Server):
         def prove(self, expect: object) -> None:
             super().prove(expect)
             if self.asked.count('prove') == 2:
-                self._fails, self._at_stage = fails, self.asked.count(fails) + 1
+                self._fails, self._at_stage = fails, self.asked.count(fails) + times
                 raise Failed('not proven')
 
-    def nowhere() -> dict[str, bytes | None]:
-        raise Failed('no way')
+    def nowhere() -> list[dict[str, bytes | None]]:
+        raise IndexError('way failed')
 
-    changed = with_way_back(tree, {str(tree / 'other'): b''} if fails == 'files' else None)
+    changed = with_way_back(tree)
     if fails == 'way':
         changed[-1] = changed[-1]._replace(way_back=nowhere)
     server = Unproven()
-    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='^not proven$'):
+    message = '^not proven; what was loaded was taken away at once, so that connections may have failed, since: %s failed$' % fails
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match=message):
         transaction.change(changed, server)
     assert server.asked[-1] == 'apply' and picture(tree) == before
     with Transaction(str(tree / 'a')) as transaction:
         assert not transaction.recovered
+
+
+@pytest.mark.parametrize('step', ['prove', 'drain'])
+def test_edit_during_the_change_is_kept(tree: pathlib.Path, step: str) -> None:
+    """Beside the file, which is put back: hidden, since an include may name every file of the directory."""
+    before = picture(tree)
+
+    class Edited(Server):
+        def _ask(self, asked: str) -> None:
+            super()._ask(asked)
+            if asked == step and self.asked.count(step) == 2:
+                (tree / 'b').write_bytes(b'edited')
+                if step == 'prove':
+                    raise Failed('not proven')
+
+    server = Edited() if step == 'prove' else Edited('prove', 2)
+    kept = tree / '.b.seamless-edited'
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='edited %s meanwhile, which is in %s now$' % (tree / 'b', kept)):
+        transaction.change(with_way_back(tree), server)
+    assert kept.read_bytes() == b'edited'
+    kept.unlink()
+    assert picture(tree) == before
+
+
+def test_signals_reach_what_is_started_while_files_are_put_back(tree: pathlib.Path) -> None:
+    """HAProxy without a master is; it would never end by SIGTERM again (execve(2) keeps what is ignored)."""
+    ignored = []
+
+    class Starts(Server):
+        def apply(self) -> None:
+            super().apply()
+            text = subprocess.run(['grep', 'SigIgn', '/proc/self/status'], capture_output=True, text=True, check=True).stdout
+            ignored.append(int(text.split()[1], 16))
+
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed):
+        transaction.change(stages(tree), Starts('prove', 2))
+    assert len(ignored) == 3 and ignored[0] == ignored[-1]
 
 
 def test_server_that_takes_neither(tree: pathlib.Path) -> None:
@@ -252,9 +300,20 @@ def test_server_that_takes_neither(tree: pathlib.Path) -> None:
         def apply(self) -> None:
             raise Failed('it does not reload')
 
-    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='it does not reload; the files are as they were, but'):
+    with pytest.raises(Failed, match='it does not reload; the files are as they were, but'), Transaction(str(tree / 'a')) as transaction:
         transaction.change(stages(tree)[:1], Stuck())
     assert (tree / 'a').read_bytes() == b'old a'
+    with Transaction(str(tree / 'a')) as transaction:
+        assert transaction.recovered  # it has to be reloaded
+
+
+def test_reason_is_told_where_the_journal_can_not_be_ended(tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(self: Transaction) -> None:
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(Transaction, '_end', end)
+    with pytest.raises(Failed, match='^prove failed; /.*: Input/output error$'), contextlib.suppress(OSError), Transaction(str(tree / 'a')) as transaction:
+        transaction.change(stages(tree), Server('prove'))
 
 
 @pytest.mark.parametrize('last', ['check', 'apply', 'prove', 'drain'])
