@@ -234,7 +234,7 @@ class Transaction:
         if self._check_mode:
             if self.interrupted:
                 raise Failed(
-                    'a run was killed here, or is at work; the next one (not in check mode) puts right what was killed first, so that nothing can be foretold'
+                    'a run was killed here, could not reload, or is at work; the next one that is not in check mode puts right what it left; nothing can be foretold'
                 )
             return self
         if not os.path.isdir(self._directory):
@@ -346,7 +346,10 @@ class Transaction:
                 if os.path.join(directory, name) in olds:  # the killed run's, or nobody's: a copy of the directory was put back, perhaps
                     _remove(os.path.join(directory, name))
         self._keep_backup()
-        self._write_journal()
+        try:
+            self._write_journal()
+        except OSError as error:
+            raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
 
     def _write_journal(self) -> None:
         temporary = self._journal + '.new'
@@ -355,9 +358,9 @@ class Transaction:
             _sync(temporary)
             os.rename(temporary, self._journal)
             _sync(self._directory)
-        except OSError as error:
+        except OSError:
             _remove(temporary)
-            raise Failed('%s: %s; nothing was changed' % (self._journal, error.strerror)) from error
+            raise
 
     def _keep_backup(self) -> None:
         if self._backup_dir is None or not any(self._existed.values()):
