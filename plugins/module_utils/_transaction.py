@@ -234,7 +234,7 @@ class Transaction:
         if self._check_mode:
             if self.interrupted:
                 raise Failed(
-                    'a run was killed here, could not reload, or is at work; the next one that is not in check mode puts right what it left; nothing can be foretold'
+                    'a run was killed here, could not reload, or is at work; the next one not in check mode puts that right first; nothing can be foretold'
                 )
             return self
         if not os.path.isdir(self._directory):
