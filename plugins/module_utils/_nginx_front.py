@@ -146,7 +146,18 @@ def base_of(config: Config) -> Base:
         edits = [edit._replace(begin=edit.begin + end.end()) if end and end.end() else edit for edit, end in ends.items()]
         undone[record.path] = edits
         files.update({path: _spans.apply(data, edits) for path in paths})
-    return Base(config.with_files(files), _read_meta(config.main, content), undone, warnings)
+    base = Base(config.with_files(files), _read_meta(config.main, content), undone, warnings)
+    _refuse_orphans(base)
+    return base
+
+
+def _refuse_orphans(base: Base) -> None:
+    """Raise Failed for a `listen` that would wait for a front that is no more: in a copy of a file that was moved (`sed -i` makes one of a link)."""
+    for place in base.config.places('listen'):
+        address = next(iter(place.statement.arguments), '')
+        if base.front is not None and address in base.front['endpoints']:
+            said = 'the front hands over to "%s", but did not move this listen (a copy?); give it its public address, then run this again'
+            raise Failed('%s: %s' % (place, said % address))
 
 
 def _begins_statement(config: Config, path: str, offset: int) -> bool:

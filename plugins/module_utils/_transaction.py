@@ -18,6 +18,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -222,6 +223,7 @@ class Transaction:
         self._targets: dict[str, str] = {}
         self._existed: dict[str, bool] = {}
         self._written: dict[str, list[str | None]] = {}
+        self._seen: dict[str, str | None] = {}
         self.recovered = False
         self.backup: str | None = None
 
@@ -303,10 +305,14 @@ class Transaction:
         if behind:
             self._restore()
 
-    def change(self, stages: t.Sequence[Stage], server: Server) -> None:
-        """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise."""
+    def change(self, stages: t.Sequence[Stage], server: Server, read: t.Mapping[str, bytes | None] | None = None) -> None:
+        """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise.
+
+        ``read`` is what the files held that the stages were made from (what they hold now, where it does not name them): one that somebody
+        has written to since is not written over.
+        """
         with _interruptible():
-            self._begin(stages)
+            self._begin(stages, read or {})
             applied = loaded = False
             try:
                 for number, stage in enumerate(stages):
@@ -329,7 +335,7 @@ class Transaction:
                 raise
             self._end()
 
-    def _begin(self, stages: t.Sequence[Stage]) -> None:
+    def _begin(self, stages: t.Sequence[Stage], read: t.Mapping[str, bytes | None]) -> None:
         real = RealPaths()
         killed = self._existed  # of a run that was killed, whose journal is replaced by this one's
         self._targets = {path: real[path] for path in sorted({path for stage in stages for path in stage.files})}
@@ -337,6 +343,7 @@ class Transaction:
         for path, target in self._targets.items():
             if self._existed[target] and not os.path.isfile(target):
                 raise Failed('%s: not a regular file' % path)
+        self._seen = {target: _digest(read[path] if path in read else content_of(target)) for path, target in self._targets.items()}
         self._written = {target: [] for target in self._existed}
         for path, content in ((path, content) for stage in stages for path, content in stage.files.items()):
             self._written[self._targets[path]].append(_digest(content))
@@ -398,6 +405,8 @@ class Transaction:
     def _commit(self, staged: t.Mapping[str, str | None]) -> None:
         for path, temporary in staged.items():
             target = self._targets[path]
+            if _digest(content_of(target)) not in (self._seen[target], *self._written[target]):
+                raise Failed('%s: somebody has written to it meanwhile; run this again' % target)
             try:
                 if self._existed[target] and not os.path.exists(_sibling(target, 'old')):
                     os.link(target, _sibling(target, 'old'))
@@ -428,12 +437,11 @@ class Transaction:
 
     def _put_back(self, server: Server | None, way_back: t.Callable[[], list[dict[str, bytes | None]]] | None) -> list[str]:
         """Give every file back, and have the server take them; give what else went wrong, or is to be known."""
-        said = []
+        said: list[str] = []
         try:
-            said += self._keep_edits()
+            self._keep_edits(said)
             if server is not None and way_back is not None:
-                self._retreat(way_back(), server)
-                said += self._keep_edits()
+                self._retreat(way_back(), server, said)
         except Exception as problem:  # whatever it is, the files have to be put back
             said.append('what was loaded was taken away at once, so that connections may have failed, since: %s' % problem)
         try:
@@ -451,33 +459,38 @@ class Transaction:
             said.append('%s: %s' % (self._journal, problem.strerror))
         return said
 
-    def _keep_edits(self) -> list[str]:
-        """Keep what somebody else has written meanwhile beside the files that are put back; say where it is."""
-        said = []
+    def _keep_edits(self, said: list[str]) -> None:
+        """Keep what somebody else has written meanwhile beside the files that are put back, and say where it is."""
         for target, digests in self._written.items():
-            old, edited = _sibling(target, 'old'), _sibling(target, 'edited')
-            if os.path.exists(old) and os.path.exists(target) and _digest(content_of(target)) not in [*digests, _digest(content_of(old))]:
-                _remove(edited)
-                os.link(target, edited)
-                said.append('somebody has edited %s meanwhile, which is in %s now' % (target, edited))
-        return said
+            digest = _digest(content_of(target))
+            is_put_back = os.path.exists(_sibling(target, 'old')) or not self._existed[target]
+            if digest is None or not is_put_back or digest in (self._seen[target], *digests):
+                continue
+            names = (_sibling(target, 'edited-%d' % number) for number in itertools.count(1))
+            kept = next(name for name in names if not os.path.lexists(name))
+            os.link(target, kept)
+            digests.insert(0, digest)
+            said.append('somebody has edited %s meanwhile, which is in %s now' % (target, kept))
 
-    def _retreat(self, way: t.Iterable[t.Mapping[str, bytes | None]], server: Server) -> None:
+    def _retreat(self, way: t.Iterable[t.Mapping[str, bytes | None]], server: Server, said: list[str]) -> None:
         """Have the server serve each of these for as long as connections need it."""
         for files in way:
             for path, content in files.items():
                 target = self._targets.setdefault(path, os.path.realpath(path))
                 if target not in self._existed:  # a front that came back to more places than were changed
                     self._existed[target] = os.path.exists(target)
-                    self._written[target] = [_digest(content_of(target))]
+                    self._seen[target] = _digest(content_of(target))
+                    self._written[target] = [self._seen[target]]
                     _remove(_sibling(target, 'old'))
                 self._written[target].insert(0, _digest(content))
             self._write_journal()
             staged = self._stage(files)
             server.check(staged)
+            self._keep_edits(said)
             self._commit(staged)
             server.apply()
             server.drain()
+            self._keep_edits(said)
 
     def _end(self) -> None:
         os.rename(self._journal, self._done)  # from here on the change stands

@@ -163,7 +163,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     port = params['https_port']
 
     def command(argv: list[str]) -> tuple[int, str, str]:
-        return module.run_command(argv, environ_update={'LC_ALL': 'C'})
+        return module.run_command(argv, environ_update={'LC_ALL': 'C'}, handle_exceptions=False)
 
     binary = _capability.find_binary(NAMES, params['binary'])
     if binary is None:
@@ -209,7 +209,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         # Act
         if steps and not module.check_mode:
             server.refuse_fatal(config)
-            transaction.change([Stage(files, expect) for files in steps], server)
+            transaction.change([Stage(files, expect) for files in steps], server, {path: config.data.get(path) for files in steps for path in files})
 
         # Report
         for warning in warnings:

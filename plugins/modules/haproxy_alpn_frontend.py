@@ -204,7 +204,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
     def command(argv: list[str], **surroundings: t.Any) -> tuple[int, str, str]:
         environment = {**surroundings.pop('environ_update', {}), 'LC_ALL': 'C'}
-        return module.run_command(argv, environ_update=environment, **surroundings)
+        return module.run_command(argv, environ_update=environment, handle_exceptions=False, **surroundings)
 
     binary = _capability.find_binary(['haproxy'], params['binary'])
     if binary is None:
@@ -259,7 +259,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if stages and module.check_mode:
             server.check({})
         elif stages:
-            transaction.change(stages, server)
+            transaction.change(stages, server, {path: config.data.get(path) for files in steps for path in files})
 
         # Report
         for warning in decision.warnings if steps else ():

@@ -213,7 +213,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
 
     def command(argv: list[str]) -> tuple[int, str, str]:
-        return module.run_command(argv, environ_update={'LC_ALL': 'C'})
+        return module.run_command(argv, environ_update={'LC_ALL': 'C'}, handle_exceptions=False)
 
     binary = _capability.find_binary(['nginx'], params['binary'])
     if binary is None:
@@ -290,7 +290,11 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if stages and module.check_mode:
             server.check({})
         elif stages:
-            transaction.change(stages, server)
+            try:
+                transaction.change(stages, server, {path: current.real_data.get(path) for files in steps for path in files})
+            except Failed:
+                server.sweep()  # a signal may have come in the middle of it
+                raise
 
     # Report
     for warning in warnings:

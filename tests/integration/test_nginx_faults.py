@@ -50,6 +50,24 @@ def test_reload_not_applied(site: NginxSite) -> None:
     assert harness.get(site.port, 'a.example', source='127.0.0.9').body == 'a.example 127.0.0.9\n'
 
 
+def test_copy_of_a_file_that_was_moved(site: NginxSite) -> None:
+    """`sed -i` makes one of a link: without the front nobody would listen to that site any more."""
+    before = site.picture()
+    assert site.run().changed
+    link = site.conf / 'sites-enabled' / 'b.example'
+    subprocess.run(['sed', '-i', '$a # edited', str(link)], check=True)
+    assert not link.is_symlink()
+    with_front = site.picture()
+    for state in ('present', 'absent'):
+        for check in (True, False):
+            assert '%s:2: the front hands over to "127.0.0.1:%d"' % (link, site.backend) in site.run(check=check, state=state).message
+    as_before(site, with_front)
+    link.unlink()
+    link.symlink_to('../sites-available/b.example')
+    assert site.run(state='absent').changed
+    assert site.picture().bytes == before.bytes
+
+
 @harness.needs_root
 def test_directory_that_can_not_be_written(site: NginxSite) -> None:
     before = site.picture()

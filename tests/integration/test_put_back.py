@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import socket
 import ssl
@@ -12,7 +14,7 @@ import typing as t
 import harness
 import nginx_site
 import pytest
-from servers import as_before, site_of
+from servers import SERVERS, as_before, site_of
 
 OWN_ADDRESS = """\
 server {
@@ -26,14 +28,14 @@ server {
 
 
 @contextlib.contextmanager
-def ended_in_its_proof(module: str, site: t.Any) -> t.Iterator[t.Callable[[], None]]:
-    """Run the module until its proof waits for the responder, and give what ends it; wait for that."""
+def ended_in_its_proof(module: str, site: t.Any, said: str = '', **arguments: t.Any) -> t.Iterator[t.Callable[[], None]]:
+    """Run the module until its proof waits for the responder, and give what ends it; wait for that. ``said`` is how its message goes on."""
     with socket.create_server(('127.0.0.1', site.acme)) as silent:
         silent.settimeout(harness.PATIENCE)
-        process = harness.start_module(module, site.arguments(), site.root)
+        process = harness.start_module(module, site.arguments(**arguments), site.root)
         with silent.accept()[0]:
             yield lambda: os.kill(process.pid, signal.SIGTERM)
-        assert harness.end_module(process).message == 'interrupted by SIGTERM'
+        assert re.fullmatch('interrupted by SIGTERM' + said, harness.end_module(process).message)
 
 
 def serve_a_late_client(module: str, site: t.Any, name: str, address: str) -> None:
@@ -109,6 +111,21 @@ def test_haproxy_that_is_restarted_during_the_proof() -> None:
         with harness.Responder(site.acme, site.root):
             assert harness.offer(site.port, ['acme-tls/1'])[1] is None
         assert not site.run(state='absent').changed
+
+
+@pytest.mark.parametrize('module', ['nginx_alpn_stream', 'haproxy_alpn_frontend'])
+def test_program_that_is_gone_during_the_proof(module: str) -> None:
+    """As while its package is upgraded. The way back needs it; what was there before comes back without."""
+    with site_of(module) as site:
+        site.start()
+        before = site.picture()
+        program = shutil.copy(SERVERS[module][1], site.root)
+        said = '; what was loaded was taken away at once, so that connections may have failed, since: .*No such file or directory.*'
+        with ended_in_its_proof(module, site, said, binary=program) as end:
+            os.unlink(program)
+            end()
+        as_before(site, before)
+        assert site.run().changed
 
 
 def test_files_that_somebody_else_puts_back_during_the_proof() -> None:

@@ -258,26 +258,67 @@ def test_way_back_that_can_not_be_gone(tree: pathlib.Path, fails: str, times: in
         assert not transaction.recovered
 
 
-@pytest.mark.parametrize('step', ['prove', 'drain'])
-def test_edit_during_the_change_is_kept(tree: pathlib.Path, step: str) -> None:
+@pytest.mark.parametrize('at', [[('prove', 2)], [('drain', 2)], [('drain', 3)], [('check', 4)], [('prove', 2), ('drain', 2), ('drain', 3)]])
+def test_edit_during_the_change_is_kept(tree: pathlib.Path, at: list[tuple[str, int]]) -> None:
     """Beside the file, which is put back: hidden, since an include may name every file of the directory."""
     before = picture(tree)
+    edited: list[bytes] = []
 
     class Edited(Server):
-        def _ask(self, asked: str) -> None:
-            super()._ask(asked)
-            if asked == step and self.asked.count(step) == 2:
-                (tree / 'b').write_bytes(b'edited')
-                if step == 'prove':
-                    raise Failed('not proven')
+        def _ask(self, step: str) -> None:
+            self.asked.append(step)
+            if (step, self.asked.count(step)) in at:
+                edited.append(b'edited %d' % len(edited))
+                (tree / 'new').write_bytes(edited[-1])
+                (tree / 'new').rename(tree / 'a')
+            if step == 'prove' and self.asked.count(step) == 2:
+                raise Failed('not proven')
 
-    server = Edited() if step == 'prove' else Edited('prove', 2)
-    kept = tree / '.b.seamless-edited'
-    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='edited %s meanwhile, which is in %s now$' % (tree / 'b', kept)):
-        transaction.change(with_way_back(tree), server)
-    assert kept.read_bytes() == b'edited'
-    kept.unlink()
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='^not proven') as failure:
+        transaction.change(with_way_back(tree), Edited())
+    kept = [tree / ('.a.seamless-edited-%d' % number) for number in range(1, len(at) + 1)]
+    assert str(failure.value).split('; ')[1:] == ['somebody has edited %s meanwhile, which is in %s now' % (tree / 'a', path) for path in kept]
+    assert [path.read_bytes() for path in kept] == edited
+    for path in kept:
+        path.unlink()
     assert picture(tree) == before
+
+
+def test_edit_of_a_file_that_the_change_made_is_kept(tree: pathlib.Path) -> None:
+    class Edited(Server):
+        def prove(self, expect: object) -> None:
+            super().prove(expect)
+            if (tree / 'c').exists():
+                (tree / 'c').write_bytes(b'edited')
+                raise Failed('not proven')
+
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='somebody has edited %s meanwhile' % (tree / 'c')):
+        transaction.change(stages(tree), Edited())
+    assert (tree / '.c.seamless-edited-1').read_bytes() == b'edited' and not (tree / 'c').exists()
+
+
+def test_what_was_edited_since_it_was_read_is_not_written_over(tree: pathlib.Path) -> None:
+    before = picture(tree)
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='^%s: somebody has written to it meanwhile; run this again$' % (tree / 'b')):
+        transaction.change(stages(tree), Server(), {str(tree / 'a'): b'old a', str(tree / 'link'): b'older b', str(tree / 'c'): None})
+    assert picture(tree) == before
+
+
+@pytest.mark.parametrize('when', ['check', 'drain'])
+def test_what_is_edited_before_its_turn_is_not_written_over(tree: pathlib.Path, when: str) -> None:
+    """While the server checks the first stage, and while it drains before the second."""
+
+    class Edited(Server):
+        def _ask(self, step: str) -> None:
+            super()._ask(step)
+            if step == when and (tree / 'a').exists():
+                (tree / 'a').write_bytes(b'edited')
+
+    with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='^%s: somebody has written to it meanwhile; run this again' % (tree / 'a')):
+        transaction.change(stages(tree), Edited())
+    kept = tree / ('a' if when == 'check' else '.a.seamless-edited-1')
+    assert kept.read_bytes() == b'edited'
+    assert (tree / 'b').read_bytes() == b'old b' and not (tree / 'c').exists()
 
 
 def test_signals_reach_what_is_started_while_files_are_put_back(tree: pathlib.Path) -> None:
