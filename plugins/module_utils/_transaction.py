@@ -440,6 +440,9 @@ class Transaction:
         said: list[str] = []
         try:
             self._keep_edits(said)
+        except OSError as problem:
+            said.append('what somebody has written meanwhile can not be kept: %s' % problem)
+        try:
             if server is not None and way_back is not None:
                 self._retreat(way_back(), server, said)
         except Exception as problem:  # whatever it is, the files have to be put back
