@@ -153,11 +153,14 @@ def base_of(config: Config) -> Base:
 
 def _refuse_orphans(base: Base) -> None:
     """Raise Failed for a `listen` that would wait for a front that is no more: in a copy of a file that was moved (`sed -i` makes one of a link)."""
-    for place in base.config.places('listen'):
-        address = next(iter(place.statement.arguments), '')
-        if base.front is not None and address in base.front['endpoints']:
-            said = 'the front hands over to "%s", but did not move this listen (a copy?); give it its public address, then run this again'
-            raise Failed('%s: %s' % (place, said % address))
+    endpoints = {} if base.front is None else {endpoint.encode(): endpoint for endpoint in base.front['endpoints']}
+    for path, data in base.config.data.items():
+        if path == front_path(base.config.main) or not any(endpoint in data for endpoint in endpoints):
+            continue
+        for statement in base.config.all_statements(path):
+            if statement.name == 'listen' and statement.arguments[:1] and statement.arguments[0] in endpoints.values():
+                said = 'the front hands over to "%s", but did not move this listen (a copy?); give it its public address, then run this again'
+                raise Failed('%s:%d: %s' % (path, statement.line, said % statement.arguments[0]))
 
 
 def _begins_statement(config: Config, path: str, offset: int) -> bool:
