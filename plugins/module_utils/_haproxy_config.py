@@ -32,7 +32,7 @@ _RUN = {b'': re.compile(rb'[^ \t\r\v\f"\'#\\]+'), b'"': re.compile(rb'[^"\\$]+')
 _PLAIN = re.compile(rb'[^"\'#\\]*')
 _BARE = re.compile(rb'[^ \t\r\v\f]+')
 _PLAIN_ASCII = re.compile(r'[\t\r\v\f !$%&(-\[\]-~]*')  # the same, of which str.split gives the words, too
-_CONDITIONALS = frozenset(('.if', '.elif', '.else', '.endif'))
+_BRANCHES = frozenset(('.if', '.elif', '.else', '.endif'))
 _CONDITIONS = 1000  # more than these around one line, or branches of one, are no configuration, but would take the square of their number
 _ESCAPED = {b'n': b'\n', b'r': b'\r', b't': b'\t'}
 _TIME = re.compile(r'(\d+)(us|ms|s|m|h|d)?\Z')
@@ -211,7 +211,7 @@ def _parse_file(path: str, content: bytes, section: Section | None, environ: Env
         try:
             found = None if _PLAIN_ASCII.fullmatch(text) else split(content, begin, end, current)
             values = text.split() if found is None else [word.value for word in found]
-            if values and values[0] in _CONDITIONALS:
+            if values and values[0] in _BRANCHES:
                 guards = _guarded(guards, values[0], data.strip())
         except ValueError as error:
             raise Failed('%s:%d: %s' % (path, number, error)) from error

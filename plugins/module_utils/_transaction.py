@@ -308,11 +308,11 @@ class Transaction:
     def change(self, stages: t.Sequence[Stage], server: Server, read: t.Mapping[str, bytes | None] | None = None) -> None:
         """Carry the stages out one after the other; whatever goes wrong, put everything back, apply that, and raise.
 
-        ``read`` is what the files held that the stages were made from (what they hold now, where it does not name them): one that somebody
-        has written to since is not written over.
+        ``read`` is what the files held that the stages were made from (where it is not given, what they hold now): one that somebody has
+        written to since is not written over.
         """
         with _interruptible():
-            self._begin(stages, read or {})
+            self._begin(stages, read)
             applied = loaded = False
             try:
                 for number, stage in enumerate(stages):
@@ -335,7 +335,7 @@ class Transaction:
                 raise
             self._end()
 
-    def _begin(self, stages: t.Sequence[Stage], read: t.Mapping[str, bytes | None]) -> None:
+    def _begin(self, stages: t.Sequence[Stage], read: t.Mapping[str, bytes | None] | None) -> None:
         real = RealPaths()
         killed = self._existed  # of a run that was killed, whose journal is replaced by this one's
         self._targets = {path: real[path] for path in sorted({path for stage in stages for path in stage.files})}
@@ -343,7 +343,7 @@ class Transaction:
         for path, target in self._targets.items():
             if self._existed[target] and not os.path.isfile(target):
                 raise Failed('%s: not a regular file' % path)
-        self._seen = {target: _digest(read[path] if path in read else content_of(target)) for path, target in self._targets.items()}
+        self._seen = {target: _digest(content_of(target) if read is None else read.get(path)) for path, target in self._targets.items()}
         self._written = {target: [] for target in self._existed}
         for path, content in ((path, content) for stage in stages for path, content in stage.files.items()):
             self._written[self._targets[path]].append(_digest(content))

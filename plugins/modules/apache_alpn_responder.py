@@ -209,7 +209,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         # Act
         if steps and not module.check_mode:
             server.refuse_fatal(config)
-            transaction.change([Stage(files, expect) for files in steps], server, {path: config.data.get(path) for files in steps for path in files})
+            transaction.change([Stage(files, expect) for files in steps], server, config.data)
 
         # Report
         for warning in warnings:

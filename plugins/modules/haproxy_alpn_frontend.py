@@ -259,7 +259,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         if stages and module.check_mode:
             server.check({})
         elif stages:
-            transaction.change(stages, server, {path: config.data.get(path) for files in steps for path in files})
+            transaction.change(stages, server, config.data)
 
         # Report
         for warning in decision.warnings if steps else ():

@@ -291,7 +291,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             server.check({})
         elif stages:
             try:
-                transaction.change(stages, server, {path: current.real_data.get(path) for files in steps for path in files})
+                transaction.change(stages, server, current.real_data)
             except Failed:
                 server.sweep()  # a signal may have come in the middle of it
                 raise

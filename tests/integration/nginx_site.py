@@ -87,9 +87,9 @@ class NginxSite:
         harness.wait_for(lambda: self.answers(self.names[0]), 'nginx does not answer')
         harness.wait_for(lambda: len(self.workers()) == 2, 'nginx has not started its workers')
 
-    def answers(self, name: str) -> bool:
+    def answers(self, name: str, address: str = '127.0.0.1') -> bool:
         try:
-            return harness.get(self.port, name).body == '%s 127.0.0.1\n' % name
+            return harness.get(self.port, name, address=address).body == '%s 127.0.0.1\n' % name
         except OSError:
             return False
 

@@ -154,6 +154,17 @@ def test_terminated(site: NginxSite, tmp_path: pathlib.Path) -> None:
     assert site.run().changed
 
 
+def test_terminated_while_what_nginx_checked_is_taken_away(site: NginxSite, tmp_path: pathlib.Path) -> None:
+    before = site.picture()
+    go_on = tmp_path / 'go-on'
+    process = harness.start_module('nginx_alpn_stream', site.arguments(), site.root, FAULT='stop@2:unlink', GO_ON=str(go_on))
+    harness.wait_for((tmp_path / 'go-on.waiting').exists, 'the module did not come to its second unlink')
+    assert (site.conf / '.nginx.conf.seamless-view').exists()
+    os.kill(process.pid, signal.SIGTERM)
+    assert 'SIGTERM' in harness.end_module(process).message
+    as_before(site, before)
+
+
 def test_two_at_once(site: NginxSite, tmp_path: pathlib.Path) -> None:
     """The second waits for the first and finds nothing to do."""
     go_on = tmp_path / 'go-on'

@@ -81,20 +81,13 @@ def test_site_on_an_address_of_its_own_since() -> None:
         assert site.run().changed
         write('0.example', 'c.example')
         os.kill(site.master, signal.SIGHUP)
-        harness.wait_for(lambda: answers(site.port, 'c.example', names['c.example']), 'the new site does not answer')
+        harness.wait_for(lambda: site.answers('c.example', names['c.example']), 'the new site does not answer')
         before = site.picture()
         for dummy in range(3):
             with harness.Traffic(site.port, ['a.example'], site.root, 8) as traffic:
                 serve_a_late_client('nginx_alpn_stream', site, 'c.example', names['c.example'])
             assert set(traffic.counts['certificates']) == {harness.fingerprint(certificates['a.example'])}
             assert site.picture() == before
-
-
-def answers(port: int, name: str, address: str) -> bool:
-    try:
-        return harness.get(port, name, address=address).body.startswith(name)
-    except OSError:
-        return False
 
 
 def test_haproxy_that_is_restarted_during_the_proof() -> None:

@@ -300,7 +300,7 @@ def test_edit_of_a_file_that_the_change_made_is_kept(tree: pathlib.Path) -> None
 def test_what_was_edited_since_it_was_read_is_not_written_over(tree: pathlib.Path) -> None:
     before = picture(tree)
     with Transaction(str(tree / 'a')) as transaction, pytest.raises(Failed, match='^%s: somebody has written to it meanwhile; run this again$' % (tree / 'b')):
-        transaction.change(stages(tree), Server(), {str(tree / 'a'): b'old a', str(tree / 'link'): b'older b', str(tree / 'c'): None})
+        transaction.change(stages(tree), Server(), {str(tree / 'a'): b'old a', str(tree / 'link'): b'older b'})
     assert picture(tree) == before
 
 
@@ -552,7 +552,7 @@ def test_killed_between_any_two_changes_of_a_directory(tree: pathlib.Path, fails
         else:
             assert {path.name: path.read_bytes() for path in tree.iterdir()} == {'b': b'new b', 'c': b'new c', 'link': b'new b'}
             kept += 1
-    assert recovered > 5 and kept > 1
+    assert recovered > 5 and kept > (1 if fails else 2)
 
 
 def test_nothing_is_left_when_a_run_goes_on(tree: pathlib.Path) -> None:
